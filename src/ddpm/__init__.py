@@ -1,0 +1,1 @@
+"""Train, sample, measure and understand denoising diffusion probabilistic models."""

@@ -1,0 +1,1 @@
+"""Other projects' files: key tables and nothing else."""

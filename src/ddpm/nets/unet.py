@@ -1,0 +1,169 @@
+"""The U-Net: a picture goes down through coarser levels and up again, past what it was on the way down.
+
+    x ── conv ── level 0 ─┬─ level 1 ─┬─ … ─┬─ middle ─┐
+                          │           │     │          │
+    out ── conv ── level 0 ┴─ level 1 ┴─ … ─┴──────────┘
+
+With its defaults it is Ho et al.'s net for CIFAR-10 (2020, appendix B): 35,746,307 parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from ddpm.errors import UserError
+from ddpm.nets.blocks import (
+    Attention,
+    Downsample,
+    ResBlock,
+    Upsample,
+    conv,
+    initialise,
+    linear,
+    norm,
+    time_embedding,
+)
+
+
+class Layer(nn.Module):
+    """A residual block and, where the level has it, self-attention after it."""
+
+    def __init__(self, block: ResBlock, attention: Attention | None):
+        super().__init__()
+        self.block = block
+        self.attention = attention
+
+    def forward(self, x: Float[Tensor, "B C H W"], emb: Float[Tensor, "B E"]) -> Float[Tensor, "B K H W"]:
+        h: Tensor = self.block(x, emb)
+        return h if self.attention is None else self.attention(h)
+
+
+class UNet(nn.Module):
+    """(x[B,C,H,W], timestep[B], label[B]) → [B,C,H,W].
+
+    Args:
+        image_channels: C of the pictures.
+        channels: width at level 0; `multipliers` gives each level's width as a multiple of it.
+        blocks: residual blocks in a level on the way down; one more on the way up.
+        attention: the levels with self-attention, 0 being the finest; the middle always has it.
+        dropout: inside the residual blocks.
+        groups: groups of the normalisations; must divide every width.
+        patch: pictures enter as patch × patch cells of pixels stacked in the channels, and leave as such. Over
+            1 it trades the finest detail for speed, which a net without a GPU can need.
+        classes: number of labels; 0 for an unconditional net.
+    """
+
+    def __init__(
+        self,
+        image_channels: int = 3,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention: Sequence[int] = (1,),
+        dropout: float = 0.1,
+        groups: int = 32,
+        patch: int = 1,
+        classes: int = 0,
+    ):
+        super().__init__()
+        widths = [channels * m for m in multipliers]
+        _check(widths, groups, attention, patch)
+        self.channels, self.patch, self.classes = channels, patch, classes
+        self.stride = patch * 2 ** (len(widths) - 1)
+        embedding = 4 * channels
+
+        def layer(inputs: int, level: int) -> Layer:
+            block = ResBlock(inputs, widths[level], embedding, groups, dropout)
+            return Layer(block, Attention(widths[level], groups) if level in attention else None)
+
+        self.time = nn.Sequential(linear(channels, embedding), nn.SiLU(), linear(embedding, embedding))
+        self.label = nn.Embedding(classes, embedding) if classes else None
+        self.conv_in = conv(image_channels * patch**2, channels)
+
+        self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
+        width, skips = channels, [channels]
+        for level, wide in enumerate(widths):
+            layers = nn.ModuleList()
+            for _ in range(blocks):
+                layers.append(layer(width, level))
+                width = wide
+                skips.append(width)
+            self.down.append(layers)
+            if level < len(widths) - 1:
+                self.downsample.append(Downsample(width))
+                skips.append(width)
+
+        self.middle1 = Layer(ResBlock(width, width, embedding, groups, dropout), Attention(width, groups))
+        self.middle2 = Layer(ResBlock(width, width, embedding, groups, dropout), None)
+
+        # `up` and `upsample` are listed as they run: from the coarsest level to the finest.
+        self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            layers = nn.ModuleList()
+            for _ in range(blocks + 1):
+                layers.append(layer(width + skips.pop(), level))
+                width = widths[level]
+            self.up.append(layers)
+            if level > 0:
+                self.upsample.append(Upsample(width))
+
+        self.norm_out = norm(width, groups)
+        self.conv_out = conv(width, image_channels * patch**2)
+        initialise(self.conv_out, zero=True)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], timestep: Float[Tensor, "B"], label: Int64[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B C H W"]:
+        check_size((x.shape[2], x.shape[3]), self.stride)
+        emb = self.time(time_embedding(timestep, self.channels))
+        if self.label is not None:
+            if label is None:
+                raise UserError("this net is class-conditional: it needs a label for every picture")
+            emb = emb + self.label(label)
+        elif label is not None:
+            raise UserError("this net was trained without classes: it takes no label")
+        emb = F.silu(emb)
+
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
+        skips = [h]
+        for level, layers in enumerate(self.down):
+            for layer in layers:  # type: ignore[attr-defined]
+                h = layer(h, emb)
+                skips.append(h)
+            if level < len(self.downsample):
+                h = self.downsample[level](h)
+                skips.append(h)
+        h = self.middle2(self.middle1(h, emb), emb)
+        for level, layers in enumerate(self.up):
+            for layer in layers:  # type: ignore[attr-defined]
+                h = layer(torch.cat([h, skips.pop()], dim=1), emb)
+            if level < len(self.upsample):
+                h = self.upsample[level](h)
+        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(out, self.patch) if self.patch > 1 else out
+
+
+def check_size(size: tuple[int, int], stride: int) -> None:
+    """Refuses a height or width that the levels do not divide, naming the nearest that work."""
+    if size[0] % stride or size[1] % stride:
+        below = " × ".join(str(max(stride, n // stride * stride)) for n in size)
+        above = " × ".join(str(-(-n // stride) * stride) for n in size)
+        raise UserError(
+            f"size {size[0]} × {size[1]}: this net halves pictures so often that height and width must be "
+            f"multiples of {stride}; the nearest are {below} and {above}"
+        )
+
+
+def _check(widths: Sequence[int], groups: int, attention: Sequence[int], patch: int) -> None:
+    uneven = [width for width in widths if width % groups]
+    if uneven:
+        raise UserError(f"--net.groups {groups}: must divide the width of every level, and {uneven[0]} is not")
+    if any(not 0 <= level < len(widths) for level in attention):
+        raise UserError(f"--net.attention {list(attention)}: this net has the levels 0 to {len(widths) - 1}")
+    if patch < 1:
+        raise UserError(f"--net.patch {patch}: is at least 1")
