@@ -1,1 +1,55 @@
-"""Train, sample, measure and understand denoising diffusion probabilistic models."""
+"""Train, sample, measure and understand denoising diffusion probabilistic models.
+
+    model = ddpm.load("fashion")
+    model.sample(16, steps=50, seed=0).save("garments")
+
+Names are imported when they are first used, so that `ddpm --help` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ddpm.version import __version__
+
+if TYPE_CHECKING:
+    from ddpm.chain import Chain
+    from ddpm.denoiser import Denoiser
+    from ddpm.errors import UserError
+    from ddpm.nets import UNet
+    from ddpm.pipeline import Pipeline, Samples, load
+    from ddpm.samplers import DDIM, Ancestral, walk
+
+_HOME = {
+    "Ancestral": "ddpm.samplers",
+    "Chain": "ddpm.chain",
+    "DDIM": "ddpm.samplers",
+    "Denoiser": "ddpm.denoiser",
+    "Pipeline": "ddpm.pipeline",
+    "Samples": "ddpm.pipeline",
+    "UNet": "ddpm.nets",
+    "UserError": "ddpm.errors",
+    "load": "ddpm.pipeline",
+    "walk": "ddpm.samplers",
+}
+
+__all__ = [
+    "DDIM",
+    "Ancestral",
+    "Chain",
+    "Denoiser",
+    "Pipeline",
+    "Samples",
+    "UNet",
+    "UserError",
+    "__version__",
+    "load",
+    "walk",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ddpm' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -107,7 +107,7 @@ class Chain:
         """σ_t, the scale of the noise, ready to multiply a tensor shaped like `like` [B, *D]."""
         return spread(self._sigma[_index(t)], like)
 
-    def snr(self, t: Level) -> np.ndarray:
+    def snr(self, t: Level) -> Any:
         """α_t²/σ_t² = exp(−γ_t), float64; infinite at t = 0."""
         return np.exp(-self.gamma[_index(t)])
 
@@ -199,7 +199,8 @@ def sigmoid(u: np.ndarray, start: float = -3.0, end: float = 3.0, temperature: f
 def _gamma_of(alpha_bar: np.ndarray) -> np.ndarray:
     alpha_bar = np.clip(alpha_bar, 0.0, 1.0)
     with np.errstate(divide="ignore"):
-        return np.log1p(-alpha_bar) - np.log(alpha_bar)
+        gamma: np.ndarray = np.log1p(-alpha_bar) - np.log(alpha_bar)
+    return gamma
 
 
 def make_chain(schedule: str, steps: int, betas: Sequence[float] = ()) -> Chain:
@@ -250,4 +251,6 @@ def _stride(count: int, T: int) -> list[int]:
         keep = list(range(1, T + 1, gap))
         if len(keep) == count:
             return keep
-    raise UserError(f'steps "ddim{count}": no whole stride through {T} levels gives {count}; take "{count}" instead')
+    raise UserError(
+        f'steps "ddim{count}": no whole stride through {T} levels gives {count}; take "{count}" instead'
+    )

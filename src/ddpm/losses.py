@@ -80,7 +80,9 @@ class Simple:
         snr = model.chain.snr(t)
         if self.weight == "simple":
             return torch.ones(len(t))
-        on_x0 = np.minimum(snr, self.min_snr) if self.weight == "min-snr" else snr / (self.p2_k + snr) ** self.p2_gamma
+        on_x0 = (
+            np.minimum(snr, self.min_snr) if self.weight == "min-snr" else snr / (self.p2_k + snr) ** self.p2_gamma
+        )
         return torch.from_numpy(on_x0 / _rescale(model.predicts, snr)).float()
 
 

@@ -45,7 +45,7 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Ten
     Checked against the published known-answer vectors. int64 stands in for uint32, which torch computes with
     on no device: the product of two words wraps in int64 but keeps its 64 bits.
     """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)  # type: ignore[no-untyped-call]
     k0, k1 = key
     for _ in range(_ROUNDS):
         p0, p1 = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
@@ -95,7 +95,7 @@ def normals(seed: int, purpose: Purpose, samples: Tensor, steps: Tensor, shape: 
         angle = v.to(torch.float32).add_(0.5 - 2.0**31).mul_(2.0 * math.pi * 2.0**-32)
         torch.mul(radius, angle.cos(), out=out[..., 2 * i])
         torch.mul(radius, angle.sin_(), out=out[..., 2 * i + 1])
-    return out.flatten(2)[..., :count].unflatten(2, tuple(shape))
+    return out.flatten(2)[..., :count].view(*a.shape[:2], *shape)
 
 
 class WalkNoise:

@@ -25,7 +25,7 @@ class TimeSampler(ABC):
     def draw(self, step: int, batch: int) -> tuple[Int64[Tensor, "B"], Float[Tensor, "B"]]:
         """t int64[B] in 1 … T on the CPU and its weight float32[B], for the whole batch of a step."""
 
-    def update(self, t: Int64[Tensor, "B"], loss: Float[Tensor, "B"]) -> None:
+    def update(self, t: Int64[Tensor, "B"], loss: Float[Tensor, "B"]) -> None:  # noqa: B027
         """Told the losses of a batch; samplers that do not learn ignore them."""
 
 

@@ -89,11 +89,11 @@ class Attention(nn.Module):
         initialise(self.out, zero=True)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        _, _, height, width = x.shape
         places = self.norm(x).flatten(2).transpose(1, 2)  # [B, H·W, C]
         q, k, v = self.qkv(places).unsqueeze(1).chunk(3, dim=-1)
         h = self.out(F.scaled_dot_product_attention(q, k, v).squeeze(1))
-        return x + h.transpose(1, 2).unflatten(2, (height, width))
+        out: Tensor = x + h.transpose(1, 2).reshape(x.shape)
+        return out
 
 
 class Downsample(nn.Module):

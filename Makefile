@@ -1,0 +1,54 @@
+# `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(VENV)/installed ## a virtual environment in .venv with ddpm in it
+
+demo: $(VENV)/installed ## train on the embedded pictures for about three minutes, sample, and say what to open
+	@rm -rf runs/demo samples/demo
+	$(BIN)/ddpm train fashion --budget 3m --out runs/demo
+	$(BIN)/ddpm sample runs/demo -n 100 --out samples/demo
+	@echo
+	@echo "Your model's pictures: samples/demo/grid.png, and how they came about: samples/demo/film.webp"
+	@echo "The embedded model, trained for longer:  $(BIN)/ddpm sample fashion"
+	@echo "Your own pictures:                       $(BIN)/ddpm train FOLDER"
+
+test: $(VENV)/tested check ## every check and test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/tested ## style, types and the direction of imports
+	$(BIN)/ruff format --check --quiet src tests benchmarks scripts
+	$(BIN)/ruff check --quiet src tests benchmarks scripts
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; false; }
+
+format: $(VENV)/tested ## bring the code into its format
+	$(BIN)/ruff format src tests benchmarks scripts
+	$(BIN)/ruff check --fix src tests benchmarks scripts
+
+clean: ## remove the virtual environment, the demo's files and what tools left behind
+	rm -rf $(VENV) runs/demo samples/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "ddpm needs Python 3.10 or newer; name one with: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) ..."
+	@# torch first: what depends on it must not choose another build
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(PIP) --editable '.[test]'
+	@touch $@

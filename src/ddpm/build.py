@@ -1,0 +1,47 @@
+"""From a config to the objects it describes.
+
+Names become classes in one place each: `make_chain`, `make_sampler` and `make_time_sampler` stand beside what
+they make.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from ddpm.chain import Chain, make_chain
+from ddpm.config import Config
+from ddpm.denoiser import Denoiser
+from ddpm.losses import Simple
+from ddpm.nets import UNet
+from ddpm.timesteps import TimeSampler, make_time_sampler
+
+
+def build_net(config: Config, classes: int) -> UNet:
+    """The net with fresh weights, the same for the same seed; leaves torch's own generator alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return UNet(image_channels=config.data.channels, classes=classes, **dataclasses.asdict(config.net))
+
+
+def build_chain(config: Config) -> Chain:
+    """The chain the net is trained on."""
+    return make_chain(config.chain.schedule, config.chain.steps, config.chain.betas)
+
+
+def build_denoiser(config: Config, net: torch.nn.Module) -> Denoiser:
+    """The model around a net."""
+    return Denoiser(net, build_chain(config), **dataclasses.asdict(config.denoiser))
+
+
+def build_loss(config: Config) -> Simple:
+    """The loss."""
+    options = dataclasses.asdict(config.loss)
+    options.pop("times")
+    return Simple(**options)
+
+
+def build_time_sampler(config: Config, T: int) -> TimeSampler:
+    """The sampler of levels for a chain of T steps."""
+    return make_time_sampler(config.loss.times, T, config.train.seed)

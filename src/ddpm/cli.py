@@ -1,0 +1,65 @@
+"""The command line: options in, events out. Thin: what a command does is in the library.
+
+`ddpm --help` answers without importing torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ddpm.errors import UserError
+from ddpm.version import __version__
+
+# name: (module with a function main(arguments), one line of help)
+COMMANDS = {
+    "train": ("ddpm.commands.train", "train a model on pictures: ddpm train DATA"),
+    "sample": ("ddpm.commands.sample", "draw pictures from a model: ddpm sample MODEL -n 64"),
+    "info": ("ddpm.commands.info", "show what a model, run or preset is: ddpm info MODEL"),
+}
+
+_HELP = f"""ddpm {__version__}: denoising diffusion probabilistic models
+
+usage: ddpm COMMAND ...            ddpm COMMAND --help shows a command's options
+
+{chr(10).join(f"  {name:8} {line}" for name, (_, line) in COMMANDS.items())}
+
+DATA is a folder or .zip of pictures (sub-folders are classes), a .npz or .npy array, IDX files, or the
+embedded set `fashion`. MODEL is a run's folder, a .safetensors file, or the embedded model `fashion`.
+
+  ddpm sample fashion              pictures from the embedded model, in seconds
+  ddpm train fashion --budget 3m   a model of your own, in three minutes
+  ddpm train ./photos              a model of your pictures"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; the process's exit status: 0, 2 for a mistake to mend, 130 and 143 if stopped."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP)
+        return 0
+    if arguments[0] == "--version":
+        print(f"ddpm {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    try:
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise UserError(f"{name}: no such command; {hint}")
+        status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
+        return status
+    except UserError as error:
+        print(f"ddpm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ddpm: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

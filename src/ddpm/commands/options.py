@@ -1,0 +1,82 @@
+"""What the commands share: reading options, progress on a terminal or in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ddpm.errors import UserError
+
+O = TypeVar("O")  # noqa: E741
+
+
+def read(options: type[O], command: str, arguments: Sequence[str], description: str) -> O:
+    """The options of a command; prints help or what is wrong with them, and leaves, as tyro does."""
+    return tyro.cli(
+        options,
+        prog=f"ddpm {command}",
+        args=list(arguments),
+        description=description,
+    )
+
+
+def unset(metavar: str, default: str, **options: Any) -> Any:
+    """An option that is None unless given; the help says what it then is."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", **options)
+
+
+def parse_size(text: str | None, option: str = "--size") -> tuple[int, int] | None:
+    """Height and width of "64" or "64x96"."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if not 1 <= len(parts) <= 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"{option} {text}: takes a height and a width in pixels, as 64 or 64x96")
+    return int(parts[0]), int(parts[-1])
+
+
+def console() -> Console:
+    """Where commands print; plain text when it is not a terminal."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; in a pipe a line at each tenth. Nothing appears until the first call."""
+    if sys.stderr.isatty():
+        bar = Progress(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        task = bar.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            if not bar.live.is_started:
+                bar.start()
+            bar.update(task, completed=done, total=total)
+
+        try:
+            yield advance
+        finally:
+            bar.stop()
+        return
+    told = -1
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        tenth = 10 * done // max(1, total)
+        if tenth > told:
+            told = tenth
+            print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
+
+    yield tell

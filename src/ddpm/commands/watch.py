@@ -1,0 +1,94 @@
+"""How a training is shown: a live bar on a terminal, plain lines in a pipe or a log file."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from ddpm.plan import duration
+from ddpm.train import Began, Ended, Logged, Previewed, Saved, TrainEvent
+
+
+class Watch(Protocol):
+    """Shows events between `with` and its end."""
+
+    def __enter__(self) -> Watch: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def __call__(self, event: TrainEvent) -> None: ...
+
+
+def watch(console: Console) -> Watch:
+    """The one that fits where the output goes."""
+    return Live(console) if console.is_terminal else Lines(console)
+
+
+class Lines:
+    """A line an event."""
+
+    def __init__(self, console: Console):
+        self.console, self.steps = console, 0
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def __call__(self, event: TrainEvent) -> None:
+        if isinstance(event, Began):
+            self.steps = event.steps
+        line = describe(event, self.steps)
+        if line:
+            self.console.print(line)
+
+
+class Live(Lines):
+    """A bar with loss, speed and time left; pictures and checkpoints as lines above it."""
+
+    def __init__(self, console: Console):
+        super().__init__(console)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"))
+        self.bar = Progress(*columns, console=console)
+        self.task = self.bar.add_task("training", total=None, now="")
+
+    def __enter__(self) -> Live:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: TrainEvent) -> None:
+        if isinstance(event, Logged):
+            self.bar.update(self.task, completed=event.step, total=self.steps, now=describe(event, self.steps))
+        else:
+            super().__call__(event)
+
+
+def describe(event: TrainEvent, steps: int) -> str:
+    """The event as a line."""
+    if isinstance(event, Began):
+        goes_on = f", going on after step {event.step:,}" if event.step else ""
+        return f"training on {event.device}: {event.steps:,} steps{goes_on}"
+    if isinstance(event, Logged):
+        return (
+            f"step {event.step:,}/{steps:,}  loss {event.loss:.4f}  "
+            f"{event.pictures_per_second:,.0f} pictures/s  {duration(event.seconds_left)} left"
+        )
+    if isinstance(event, Previewed):
+        return f"preview {event.path}"
+    if isinstance(event, Saved):
+        return f"saved {event.path}"
+    assert isinstance(event, Ended)
+    return ""

@@ -1,0 +1,238 @@
+"""Everything that can be chosen about a training, as plain frozen records; imports no torch.
+
+A config is complete: what a run was made with, never what is still to be decided. It is saved with every
+checkpoint, and each field is an option of the command line by its dotted name, as `--net.channels 64`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from ddpm.errors import UserError
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The pictures."""
+
+    path: str = ""
+    """Folder, archive, array file or embedded name."""
+    size: tuple[int, int] = (32, 32)
+    """Height and width pictures are brought to."""
+    channels: int = 3
+    """1 for grey, 3 for colour."""
+    labels: Literal["auto", "none"] = "auto"
+    """auto takes classes from first-level sub-folders or label arrays; none ignores them."""
+    flip: bool = True
+    """Mirror pictures left to right at random."""
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """The U-Net; the defaults are Ho et al.'s for CIFAR-10."""
+
+    channels: int = 128
+    """Width of the finest level."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    """Width of each level as a multiple of it."""
+    blocks: int = 2
+    """Residual blocks a level."""
+    attention: tuple[int, ...] = (1,)
+    """Levels with self-attention, 0 being the finest."""
+    dropout: float = 0.1
+    """Inside the residual blocks."""
+    groups: int = 32
+    """Groups of the normalisations."""
+    patch: int = 1
+    """Pictures enter as patch x patch cells: over 1, faster and coarser."""
+
+
+@dataclass(frozen=True)
+class ChainConfig:
+    """The noise levels."""
+
+    schedule: Literal["linear", "cosine", "sigmoid", "betas"] = "linear"
+    """Course of the noise."""
+    steps: int = 1000
+    """T, the number of levels."""
+    betas: tuple[float, ...] = ()
+    """For the schedule betas: each step's noise variance."""
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """What the net's output means."""
+
+    predicts: Literal["eps", "x0", "v", "mean"] = "eps"
+    """What the net predicts."""
+    variance: Literal["small", "large"] = "large"
+    """Variance of a reverse step: small is the posterior's, large the forward step's."""
+    clip: bool = True
+    """Keep the predicted picture in [-1, 1] when sampling."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What training minimises."""
+
+    error: Literal["l2", "l1", "huber"] = "l2"
+    """Squared, absolute or Huber error of the net's output."""
+    weight: Literal["simple", "min-snr", "p2"] = "simple"
+    """Weight of the levels."""
+    min_snr: float = 5.0
+    """Cap of the SNR for the weight min-snr."""
+    p2_k: float = 1.0
+    """k of the weight p2."""
+    p2_gamma: float = 1.0
+    """Exponent of the weight p2."""
+    huber_delta: float = 1.0
+    """Where the Huber error turns from squared to absolute."""
+    times: Literal["uniform", "low-discrepancy"] = "uniform"
+    """How the levels of a batch are drawn."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam and the course of its learning rate."""
+
+    lr: float = 2e-4
+    """Highest learning rate."""
+    warmup: int = 5000
+    """Steps over which the rate rises from 0."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """Course of the rate from there to the last step."""
+    beta1: float = 0.9
+    """Decay of Adam's mean of gradients."""
+    beta2: float = 0.999
+    """Decay of Adam's mean of squared gradients."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 for no limit."""
+    ema: float = 0.9999
+    """Decay of the averaged weights, reached after a warm-up of (1 + k)/(10 + k)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at once, how often to look."""
+
+    steps: int = 800_000
+    """Optimizer steps."""
+    batch: int = 128
+    """Pictures an optimizer step."""
+    accumulate: int = 1
+    """Parts a batch is computed in."""
+    seed: int = 0
+    """Seed of everything random."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision."""
+    log_every: int = 50
+    """Steps between two lines of the log."""
+    preview_every: int = 5000
+    """Steps between two preview grids; 0 for none."""
+    checkpoint_every: int = 5000
+    """Steps between two checkpoints; the last step always makes one."""
+    keep: int = 2
+    """Checkpoints kept, the newest ones."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    net: NetConfig = field(default_factory=NetConfig)
+    chain: ChainConfig = field(default_factory=ChainConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def with_(self, **changes: Any) -> Config:
+        """A copy with fields changed, by dotted names with __ for the dot: with_(net__channels=64)."""
+        config = self
+        for name, value in changes.items():
+            section, _, item = name.partition("__")
+            part = dataclasses.replace(getattr(config, section), **{item: value})
+            config = dataclasses.replace(config, **{section: part})
+        return config
+
+
+def check(config: Config) -> Config:
+    """The config itself; UserError names the option out of its range. Net sizes are checked by the net."""
+    rules: list[tuple[str, Any, bool, str]] = [
+        ("--data.size", config.data.size, min(config.data.size) >= 1, "is at least 1 x 1"),
+        ("--data.channels", config.data.channels, config.data.channels in (1, 3), "takes 1 (grey) or 3 (colour)"),
+        ("--net.channels", config.net.channels, config.net.channels >= 4, "is at least 4"),
+        ("--net.blocks", config.net.blocks, config.net.blocks >= 1, "is at least 1"),
+        ("--net.dropout", config.net.dropout, 0 <= config.net.dropout < 1, "lies in [0, 1)"),
+        ("--chain.steps", config.chain.steps, config.chain.steps >= 1, "is at least 1"),
+        ("--optimizer.lr", config.optimizer.lr, config.optimizer.lr > 0, "is positive"),
+        ("--optimizer.ema", config.optimizer.ema, 0 <= config.optimizer.ema < 1, "lies in [0, 1)"),
+        ("--optimizer.warmup", config.optimizer.warmup, config.optimizer.warmup >= 0, "is not negative"),
+        ("--optimizer.clip", config.optimizer.clip, config.optimizer.clip >= 0, "is not negative"),
+        ("--steps", config.train.steps, config.train.steps >= 1, "is at least 1"),
+        ("--batch", config.train.batch, config.train.batch >= 1, "is at least 1"),
+        (
+            "--train.accumulate",
+            config.train.accumulate,
+            1 <= config.train.accumulate <= config.train.batch,
+            f"lies between 1 and the batch, {config.train.batch}",
+        ),
+        ("--train.log-every", config.train.log_every, config.train.log_every >= 1, "is at least 1"),
+        ("--train.preview-every", config.train.preview_every, config.train.preview_every >= 0, "is not negative"),
+        ("--checkpoint-every", config.train.checkpoint_every, config.train.checkpoint_every >= 1, "is at least 1"),
+        ("--train.keep", config.train.keep, config.train.keep >= 1, "is at least 1"),
+    ]
+    for option, value, holds, rule in rules:
+        if not holds:
+            raise UserError(f"{option} {value}: {rule}")
+    return config
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A record as plain JSON values."""
+    values: dict[str, Any] = dataclasses.asdict(config)
+    return values
+
+
+def from_json(cls: type[C], values: dict[str, Any], where: str = "config") -> C:
+    """The record again; UserError names an unknown key and the nearest known one, or a value of a wrong type.
+
+    Keys that are missing take their defaults, so that a newer version reads an older file.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: holds {values!r}; it is a table of settings")
+    hints = get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            raise UserError(f"{where}.{key}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return cls(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return from_json(kind, value, where)  # type: ignore[arg-type]
+    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        parts = get_args(kind)
+        if len(parts) == 2 and parts[1] is Ellipsis:
+            return tuple(_value(parts[0], v, where) for v in value)
+        if len(parts) == len(value):
+            return tuple(_value(part, v, where) for part, v in zip(parts, value, strict=True))
+    elif get_origin(kind) is Literal and value in get_args(kind):
+        return value
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(kind, type) and type(value) is kind:
+        return value
+    wanted = (
+        " or ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else getattr(kind, "__name__", kind)
+    )
+    raise UserError(f"{where}: holds {value!r}; takes {wanted}")

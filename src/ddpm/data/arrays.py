@@ -1,0 +1,187 @@
+"""Pictures as one array: .npy, .npz, and whatever else becomes an array (IDX, the embedded set)."""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ddpm.data import digest
+from ddpm.data.source import Source
+from ddpm.errors import UserError
+
+PICTURE_KEYS = ("images", "pictures", "x", "arr_0", "x_train")
+LABEL_KEYS = ("labels", "y", "arr_1", "y_train")
+_MOST_CLASSES = 1 << 16
+_BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError)
+
+Read = Callable[[], npt.NDArray[Any]]
+
+
+@final
+class ArraySource(Source):
+    """Pictures of one size and kind in an array uint8 [N, H, W, C] that is read when first needed."""
+
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[Path],
+        shape: tuple[int, ...],
+        read: Read,
+        classes: tuple[str, ...] = (),
+        labels: npt.NDArray[np.int64] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        """files: what the fingerprint is of; read gives uint8 of shape [N, H, W(, C)] or [N, C, H, W]."""
+        super().__init__(name, classes, labels, notes or (_note(classes),))
+        self._files, self._shape, self._read = tuple(files), shape, read
+        self._pixels: npt.NDArray[np.uint8] | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    @contextmanager
+    def opened(self, i: int) -> Iterator[Image.Image]:
+        pixels = np.ascontiguousarray(self._all()[i])
+        yield Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+    def describe(self, i: int) -> str:
+        return f"{self._files[0].name}[{i}]"
+
+    def fingerprint(self) -> str:
+        try:
+            return digest.of_files(self._files)
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror or error}): put it back") from None
+
+    def _all(self) -> npt.NDArray[np.uint8]:
+        with self._lock:  # several threads ask at once, and one must read
+            if self._pixels is None:
+                pixels = self._read()
+                if pixels.ndim == 3:
+                    pixels = pixels[..., None]
+                elif not _channels_last(self._shape):
+                    pixels = pixels.transpose(0, 2, 3, 1)
+                self._pixels = pixels
+            return self._pixels
+
+
+def open_npy(path: Path, name: str) -> ArraySource:
+    """UserError unless the file holds uint8 pictures."""
+    try:
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _BROKEN as error:
+        raise UserError(
+            f"{path}: not a readable .npy array ({_line(error)}): save it again with numpy.save"
+        ) from None
+    _check_pictures(str(path), pixels.shape, pixels.dtype)
+    return ArraySource(name, [path], pixels.shape, lambda: np.asarray(pixels))
+
+
+def open_npz(path: Path, name: str, labels: str, shown: str | None = None) -> ArraySource:
+    """UserError unless the file holds uint8 pictures and, if any, one class number a picture.
+
+    labels: auto or none; shown: what messages and descriptions call the file.
+    """
+    where = shown or str(path)
+
+    def read(key: str) -> npt.NDArray[Any]:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return np.asarray(arrays[key])
+        except _BROKEN as error:
+            raise UserError(f"{where}: {key} cannot be read ({_line(error)}): save the file again") from None
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            keys = [member.removesuffix(".npy") for member in archive.namelist()]
+            key = next((key for key in PICTURE_KEYS if key in keys), None)
+            if key is None:
+                raise UserError(
+                    f"{where}: holds {', '.join(keys) or 'nothing'}, but none of {', '.join(PICTURE_KEYS)}: "
+                    "save the pictures under one of these names"
+                )
+            with archive.open(f"{key}.npy") as file:
+                shape, dtype = _header(file)
+    except _BROKEN as error:
+        raise UserError(f"{where}: not a whole .npz file ({_line(error)}): save or copy it again") from None
+    _check_pictures(f"{where}: {key}", shape, dtype)
+    label_key = next((key for key in LABEL_KEYS if key in keys), None)
+    if labels == "none" or label_key is None:
+        return ArraySource(name, [path], shape, lambda: read(key))
+    names = [str(item) for item in read("classes").ravel()] if "classes" in keys else None
+    index, classes = check_labels(f"{where}: {label_key}", read(label_key), shape[0], names)
+    return ArraySource(name, [path], shape, lambda: read(key), classes, index)
+
+
+def check_labels(
+    where: str, labels: npt.NDArray[Any], count: int, names: Sequence[str] | None
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Labels int64 [count] and class names, "0", "1", ... where none are given; UserError if they misfit."""
+    if labels.shape not in ((count,), (count, 1)):
+        raise UserError(
+            f"{where}: shape {list(labels.shape)} for {count} pictures: give one class number a picture"
+        )
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{where}: {labels.dtype} values: give class numbers 0, 1, 2, ... as integers")
+    index = labels.reshape(count).astype(np.int64)
+    low, high = (int(index.min()), int(index.max())) if count else (0, -1)
+    if low < 0 or high >= (len(names) if names is not None else _MOST_CLASSES):
+        rule = f"there are {len(names)} classes" if names is not None else f"at most {_MOST_CLASSES} classes"
+        raise UserError(f"{where}: values from {low} to {high}, but {rule}: number the classes from 0")
+    return index, tuple(names) if names is not None else tuple(str(k) for k in range(high + 1))
+
+
+def _note(classes: Sequence[str]) -> str:
+    if not classes:
+        return "no classes"
+    shown = ", ".join(classes[:12]) + (f" and {len(classes) - 12} more" if len(classes) > 12 else "")
+    return f"{len(classes)} classes from labels: {shown}"
+
+
+def _channels_last(shape: Sequence[int]) -> bool:
+    return shape[-1] in (1, 3, 4)
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of a .npy stream, without its data."""
+    if np.lib.format.read_magic(file) == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    return shape, dtype
+
+
+def _check_pictures(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if dtype.hasobject:
+        raise UserError(f"{where}: Python objects, which are never unpickled: save the pictures as a uint8 array")
+    if dtype.kind == "f":
+        raise UserError(
+            f"{where}: {dtype} values, but pictures are uint8 from 0 to 255: save "
+            "(255 * x).round().astype('uint8') if x is in [0, 1], "
+            "(127.5 * (x + 1)).round().astype('uint8') if it is in [-1, 1]"
+        )
+    if dtype != np.uint8:
+        raise UserError(f"{where}: {dtype} values, but pictures are uint8 from 0 to 255: save x.astype('uint8')")
+    three = len(shape) == 3 and shape[-1] > 4
+    four = len(shape) == 4 and (_channels_last(shape) or shape[1] in (1, 3, 4))
+    if not (three or four):
+        raise UserError(
+            f"{where}: shape {list(shape)}, but pictures are [N, H, W], [N, H, W, C] or [N, C, H, W] with "
+            "C = 1, 3 or 4: reshape the array (one picture is x[None])"
+        )
+    if 0 in shape:
+        raise UserError(f"{where}: shape {list(shape)} holds no picture: save at least one")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,108 @@
+"""IDX, the format of MNIST and its kin: big-endian sizes, then bytes; plain or .gz.
+
+Magic 00 00 08 and the number of axes: 3 for pictures [N, H, W], 1 for labels [N].
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Sequence
+from io import BufferedReader
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpm.data.arrays import ArraySource, check_labels
+from ddpm.errors import UserError
+
+_UINT8 = b"\x00\x00\x08"
+_DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)
+
+
+def axes(path: Path) -> int | None:
+    """How many axes a uint8 IDX file has; None if it is none."""
+    try:
+        with _open(path) as file:
+            magic = file.read(4)
+    except (*_DAMAGED, OSError):
+        return None
+    return magic[3] if len(magic) == 4 and magic[:3] == _UINT8 else None
+
+
+def in_folder(folder: Path) -> list[Path]:
+    """The picture files in a folder (not below it), sorted; recognised by name, then by content."""
+    named = sorted(path for path in folder.iterdir() if path.is_file() and "idx3" in path.name)
+    return [path for path in named if axes(path) == 3]
+
+
+def choose(folder: Path, files: Sequence[Path]) -> tuple[Path, tuple[str, ...]]:
+    """The picture file to take and what to announce; UserError if it is not plain which."""
+    train = [path for path in files if path.name.startswith("train")]
+    if len(files) == 1:
+        return files[0], ()
+    # The same file plain and packed counts once.
+    if len({path.name.removesuffix(".gz") for path in train}) == 1:
+        left = ", ".join(path.name for path in files if path != train[0])
+        return train[0], (f"{train[0].name} taken, {left} left: give a file to choose another",)
+    raise UserError(f"{folder}: several picture files ({', '.join(p.name for p in files)}): give one of them")
+
+
+def open_idx(path: Path, name: str, labels: str, notes: tuple[str, ...] = ()) -> ArraySource:
+    """Pictures with the labels file beside them, if any; UserError for damage or counts that differ."""
+    if axes(path) == 1:
+        raise UserError(f"{path}: an IDX file of labels: give the file of pictures (images-idx3) beside it")
+    shape = _shape(path, 3)
+    if labels == "none":
+        return ArraySource(name, [path], shape, lambda: _read(path, 3), notes=(*notes, "no classes"))
+    beside = _labels_beside(path)
+    if beside is None:
+        expected = path.name.replace("images", "labels").replace("idx3", "idx1")
+        notes = (*notes, f"no classes: no labels file {expected} beside the pictures")
+        return ArraySource(name, [path], shape, lambda: _read(path, 3), notes=notes)
+    index, classes = check_labels(str(beside), _read(beside, 1), shape[0], None)
+    notes = (*notes, f"{len(classes)} classes from {beside.name}")
+    return ArraySource(name, [path, beside], shape, lambda: _read(path, 3), classes, index, notes)
+
+
+def _open(path: Path) -> BufferedReader | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _shape(path: Path, rank: int) -> tuple[int, ...]:
+    try:
+        with _open(path) as file:
+            head = file.read(4 + 4 * rank)
+    except _DAMAGED as error:
+        raise _damage(path, str(error)) from None
+    if len(head) != 4 + 4 * rank or head[:4] != _UINT8 + bytes([rank]):
+        raise _damage(path, f"no IDX header of {rank} axes")
+    shape = tuple(int(n) for n in np.frombuffer(head, ">u4", offset=4))
+    if 0 in shape:
+        raise UserError(f"{path}: shape {list(shape)} holds no picture: give another file")
+    return shape
+
+
+def _read(path: Path, rank: int) -> npt.NDArray[np.uint8]:
+    shape = _shape(path, rank)
+    try:
+        with _open(path) as file:
+            file.seek(4 + 4 * rank)
+            data = np.frombuffer(file.read(), np.uint8)
+    except _DAMAGED as error:
+        raise _damage(path, str(error)) from None
+    if len(data) != math.prod(shape):
+        raise _damage(path, f"{len(data):,} bytes where shape {list(shape)} needs {math.prod(shape):,}")
+    return data.reshape(shape)
+
+
+def _labels_beside(path: Path) -> Path | None:
+    plain = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    found = (path.with_name(name) for name in (plain, f"{plain}.gz"))
+    return next((file for file in found if file != path and file.is_file()), None)
+
+
+def _damage(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: a damaged IDX file ({why}): copy or download it again")

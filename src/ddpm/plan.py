@@ -1,0 +1,222 @@
+"""What nobody asked for is decided here, from the data, the machine and the time there is.
+
+Each decision comes with its reason, which the command line prints and the run keeps. What was asked for is
+never touched.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+
+from ddpm.config import (
+    ChainConfig,
+    Config,
+    DataConfig,
+    DenoiserConfig,
+    LossConfig,
+    NetConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from ddpm.data import Pictures, Source
+from ddpm.errors import UserError
+from ddpm.train import Trainer, preview_layout
+
+DEFAULT_BUDGET = 3600.0
+# The largest picture, and the net, that a machine of each kind trains in hours rather than weeks.
+_LARGEST = {"cpu": 64, "mps": 64, "cuda": 128}
+_MEASURED_SECONDS = 6.0
+_RESERVE = 0.95  # of the budget: the machine may be slower later than while it was measured
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A config, and a line for each decision in it."""
+
+    config: Config
+    reasons: tuple[str, ...]
+
+
+def for_data(
+    source: Source, device: torch.device, path: str, size: tuple[int, int] | None, seconds: float
+) -> Planned:
+    """A config for the data, this kind of device and about so much time; not yet the number of steps."""
+    look = source.look()
+    if not look.sizes:
+        name, reason = look.unreadable[0]
+        raise UserError(
+            f"{path}: none of the {look.seen} pictures looked at can be read, as {name} ({reason}); give others"
+        )
+    reasons = []
+    channels = 1 if look.colour == 0 else 3
+    reasons.append(
+        f"channels {channels}: " + ("all pictures are grey" if channels == 1 else "the pictures have colour")
+    )
+    if channels == 1:
+        reasons.append("no flips: grey pictures are often of things that face one way; --data.flip turns them on")
+    if size is None:
+        size, reason = _size(look.sizes, _LARGEST.get(device.type, 64))
+        reasons.append(f"size {size[0]} x {size[1]}: {reason}")
+    net, reason = _net(size, device, seconds)
+    reasons.append(f"net: {reason}")
+    usual = 32 if device.type == "cpu" else 128
+    batch = min(usual, len(source))
+    reasons.append(f"batch {batch}: " + (f"usual on {device.type}" if batch == usual else "all pictures at once"))
+    # Adam's rate goes down with the width (Nichol & Dhariwal 2021, section 6, scale it by 1/√channels).
+    rate = 4e-3 * math.sqrt(32 / net.channels) if device.type == "cpu" else 2e-4
+    reasons.append(
+        f"learning rate {rate:.1e}: " + ("high, for a small net and few steps" if rate > 1e-3 else "Ho et al.'s")
+    )
+    config = Config(
+        DataConfig(path=path, size=size, channels=channels, flip=channels == 3),
+        net,
+        ChainConfig("cosine", 1000),
+        DenoiserConfig("v", "large"),
+        LossConfig(times="low-discrepancy"),
+        OptimizerConfig(lr=rate, decay="cosine", beta2=0.99),
+        TrainConfig(batch=batch),
+    )
+    reasons.append("v-prediction on a cosine chain with low-discrepancy t: learns fastest of what we measured")
+    return Planned(config, tuple(reasons))
+
+
+def _size(sizes: dict[tuple[int, int], int], largest: int) -> tuple[tuple[int, int], str]:
+    common, count = max(sizes.items(), key=lambda item: item[1])
+    if count == sum(sizes.values()) and max(common) <= largest:
+        return common, "all pictures have this size"
+    side = sorted(min(s) for s, n in sizes.items() for _ in range(n))[sum(sizes.values()) // 2]
+    side = max((s for s in (16, 32, 64, 128, 256) if s <= min(side, largest)), default=16)
+    return (side, side), f"half the pictures are larger, and at most {largest} is quick enough on this device"
+
+
+def _net(size: tuple[int, int], device: torch.device, seconds: float) -> tuple[NetConfig, str]:
+    """Halves the picture to about 8 x 8; on a GPU Ho et al.'s widths, else narrow, over cells of 2 x 2 pixels."""
+    if device.type == "cuda":
+        levels = _levels(min(size), patch=1)
+        multipliers = (1, *(2 for _ in range(levels - 1)))
+        return NetConfig(128, multipliers, 2, (levels - 2,) if levels > 1 else ()), "Ho et al.'s widths"
+    patch = 2 if min(size) >= 24 else 1
+    levels = _levels(min(size), patch)
+    channels = 32 if seconds <= 600 else 64
+    net = NetConfig(
+        channels,
+        tuple(min(4, 2**level) for level in range(levels)),
+        blocks=1,
+        attention=(),
+        dropout=0.0,
+        groups=8,
+        patch=patch,
+    )
+    cells = f", over cells of {patch} x {patch} pixels" if patch > 1 else ""
+    return net, f"{channels} channels on {levels} levels{cells}: what this device trains in {duration(seconds)}"
+
+
+def _levels(side: int, patch: int) -> int:
+    """Levels until the coarsest is at most 8 places a side, as long as the side can be halved evenly."""
+    levels, side = 1, side // patch
+    while side > 8 and side % 2 == 0:
+        levels, side = levels + 1, side // 2
+    return levels
+
+
+def fixed_steps(config: Config, asked: Iterable[str], previews: int = 10) -> Planned:
+    """The rest of a config whose number of steps is known."""
+    asked = set(asked)
+    steps, reasons = config.train.steps, []
+    optimizer, train = config.optimizer, config.train
+    if "optimizer.warmup" not in asked:
+        optimizer = replace(optimizer, warmup=max(1, min(1000, steps // 50)))
+        reasons.append(f"warm-up {optimizer.warmup}: 2 % of the steps, at most 1,000")
+    if "optimizer.ema" not in asked:
+        horizon = min(10_000, max(10, steps // 20))
+        optimizer = replace(optimizer, ema=1.0 - 1.0 / horizon)
+        reasons.append(f"EMA over the last {horizon} steps: 5 % of them, at most 10,000")
+    if "train.checkpoint_every" not in asked:
+        train = replace(train, checkpoint_every=max(1, steps // 10))
+        reasons.append(f"a checkpoint every {train.checkpoint_every} steps: ten in all")
+    if "train.preview_every" not in asked:
+        train = replace(train, preview_every=max(1, steps // max(1, previews)))
+        reasons.append(f"a preview every {train.preview_every} steps: {max(1, previews)} in all")
+    if "train.log_every" not in asked:
+        train = replace(train, log_every=max(1, min(100, steps // 50)))
+    return Planned(replace(config, optimizer=optimizer, train=train), tuple(reasons))
+
+
+def within(
+    config: Config, pictures: Pictures, accelerator: Accelerator, seconds: float, asked: Iterable[str]
+) -> Planned:
+    """A config whose training takes about so many seconds on this machine: its speed is measured first."""
+    asked = set(asked)
+    began = time.perf_counter()
+    trainer = Trainer(config, pictures, accelerator)
+    step = measure(trainer)
+    glance = _preview_seconds(trainer, step)
+    del trainer
+    left = seconds * _RESERVE - (time.perf_counter() - began)
+    previews = 10 if "train.preview_every" not in asked else 0
+    # Previews are ten at the most and take a tenth of the time at the most.
+    previews = min(previews, int(0.1 * left / glance)) if glance > 0 else previews
+    steps = int((left - previews * glance) / step)
+    if steps < 10:
+        raise UserError(
+            f"--budget: leaves time for {max(0, steps)} steps of {step:.2f} s each; give more time, or a smaller "
+            "--size, --batch or --net.channels"
+        )
+    config = config.with_(train__steps=steps)
+    planned = fixed_steps(config, asked, previews)
+    speed = config.train.batch / step
+    reason = f"{steps} steps: at the {speed:.0f} pictures a second measured here they fill {duration(seconds)}"
+    return Planned(planned.config, (reason, *planned.reasons))
+
+
+def measure(trainer: Trainer, seconds: float = _MEASURED_SECONDS) -> float:
+    """Seconds a step of a trainer that is thrown away after it: the median, the first two left out."""
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < 5 or time.perf_counter() - start < seconds:
+        clock = time.perf_counter()
+        trainer.step(len(times))[1].item()
+        times.append(time.perf_counter() - clock)
+        if len(times) >= 200:
+            break
+    kept = sorted(times[2:])
+    return kept[len(kept) // 2]
+
+
+def _preview_seconds(trainer: Trainer, step: float) -> float:
+    """A forward pass is about a third of a training step's work."""
+    count = preview_layout(len(trainer.pictures.classes))[0]
+    return 25 * step / 3 * count / trainer.config.train.batch
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "20m", "1h30m", "2d"; a bare number is minutes."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        text += "m"
+    if not re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+        raise UserError(f"--budget {text}: takes a time such as 20m, 90s, 1h30m or 2d")
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)([smhd])", text))
+
+
+def duration(seconds: float) -> str:
+    """A time as a person writes it: 45 s, 3 min, 2 h 5 min, 3 d 4 h."""
+    seconds = max(0.0, seconds)
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h"

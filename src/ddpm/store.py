@@ -1,0 +1,312 @@
+"""A run on disk: described by itself, written whole or not at all, checked when read.
+
+    runs/flowers/
+      config.json                  what the run is: config, data, versions, the plan's reasons
+      log.jsonl                    a line a logged step
+      checkpoints/000010000/       model, ema and optimizer .safetensors, state.json with their checksums
+      samples/000010000.png        preview grids
+
+Every weights file carries the description in its header, so it can be moved and loaded alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from ddpm.config import Config, from_json, to_json
+from ddpm.errors import UserError
+from ddpm.version import __version__
+
+FORMAT = "ddpm/1"
+WEIGHTS = ("model", "ema")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run knows of its data beyond the config: enough to sample without it."""
+
+    name: str = ""
+    count: int = 0
+    classes: tuple[str, ...] = ()
+    frequencies: tuple[float, ...] = ()
+    fingerprint: str = ""
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model is; stands in config.json and in the header of every weights file."""
+
+    config: Config
+    facts: Facts
+    step: int = 0
+    plan: tuple[str, ...] = ()
+    command: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, with the format's name and the versions of what wrote it."""
+        return {
+            "format": FORMAT,
+            "step": self.step,
+            "config": to_json(self.config),
+            "data": to_json(self.facts),
+            "plan": list(self.plan),
+            "command": self.command,
+            "versions": {"ddpm": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        }
+
+    @classmethod
+    def from_json(cls, values: Any, where: str) -> Description:
+        """The description again; UserError says what in `where` is not one."""
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise UserError(f"{where}: not written by ddpm (its format is not {FORMAT})")
+        return cls(
+            from_json(Config, values.get("config", {}), f"{where}: config"),
+            from_json(Facts, values.get("data", {}), f"{where}: data"),
+            int(values.get("step", 0)),
+            tuple(values.get("plan", ())),
+            str(values.get("command", "")),
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder that has been found whole."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """model, ema or optimizer."""
+        return load_weights(self.folder / f"{part}.safetensors")[0]
+
+
+class Run:
+    """A run's folder."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    @classmethod
+    def create(cls, folder: str | Path, description: Description) -> Run:
+        """A new run; UserError if there is one already."""
+        run = cls(folder)
+        if run.exists():
+            raise UserError(
+                f"{run.folder}: holds a run already; continue it with --resume, or choose another --out"
+            )
+        if run.folder.is_dir() and any(run.folder.iterdir()):
+            raise UserError(f"{run.folder}: is not empty and holds no run; choose another --out")
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            write_json(run.folder / "config.json", description.to_json())
+        except OSError as error:
+            raise UserError(f"{run.folder}: cannot be written ({error.strerror}); choose another --out") from None
+        return run
+
+    def exists(self) -> bool:
+        """Whether there is a run in the folder."""
+        return (self.folder / "config.json").is_file()
+
+    def description(self) -> Description:
+        """What the run is."""
+        path = self.folder / "config.json"
+        if not path.is_file():
+            raise UserError(f"{self.folder}: holds no run (there is no config.json in it)")
+        return Description.from_json(read_json(path), str(path))
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        description: Description,
+        parts: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        keep: int,
+    ) -> Path:
+        """Writes a checkpoint and removes all but the newest `keep`; returns its folder."""
+        target = self.folder / "checkpoints" / f"{description.step:09d}"
+        with new_folder(target) as folder:
+            checksums = {}
+            for part, tensors in parts.items():
+                name = f"{part}.safetensors"
+                checksums[name] = save_weights(folder / name, tensors, description)
+            write_json(folder / "state.json", {"step": description.step, **state, "sha256": checksums})
+        for old in self._folders()[:-keep]:
+            remove_folder(old)
+        return target
+
+    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest whole checkpoint, and a line for each newer one that is damaged."""
+        damaged: list[str] = []
+        for folder in reversed(self._folders()):
+            try:
+                return open_checkpoint(folder), damaged
+            except UserError as error:
+                damaged.append(str(error))
+        return None, damaged
+
+    def _folders(self) -> list[Path]:
+        root = self.folder / "checkpoints"
+        return sorted(p for p in root.iterdir() if p.is_dir() and p.name.isdigit()) if root.is_dir() else []
+
+    # -- log -----------------------------------------------------------------------------------------------
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Appends a line to log.jsonl."""
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def records(self) -> list[dict[str, Any]]:
+        """The log's lines; a last line that was cut off by a kill is left out."""
+        path = self.folder / "log.jsonl"
+        records: list[dict[str, Any]] = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def rewind(self, step: int) -> None:
+        """Takes back what was logged and previewed after a step that training goes on from."""
+        kept = [json.dumps(r) + "\n" for r in self.records() if r.get("step", 0) <= step]
+        write_bytes(self.folder / "log.jsonl", "".join(kept).encode())
+        for picture in (self.folder / "samples").glob("*.png"):
+            if picture.stem.isdigit() and int(picture.stem) > step:
+                picture.unlink()
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """A checkpoint folder whose files all match their checksums; UserError names the file that does not."""
+    state = read_json(folder / "state.json")
+    try:
+        checksums, step = dict(state["sha256"]), int(state["step"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{folder / 'state.json'}: damaged, it lacks the step or the checksums") from None
+    for name, expected in checksums.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing from its checkpoint")
+        if sha256(path) != expected:
+            raise UserError(f"{path}: damaged, its checksum is not the one in state.json")
+    return Checkpoint(folder, step, state)
+
+
+# -- single files --------------------------------------------------------------------------------------------
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], description: Description) -> str:
+    """Writes tensors with the description in the file's header; returns its SHA-256."""
+    plain = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
+    data = to_safetensors(plain, metadata={"ddpm": json.dumps(description.to_json())})
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
+    """The tensors of a file and its description; UserError if it is damaged or not ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("ddpm")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
+    if header is None:
+        raise UserError(f"{path}: a safetensors file that says nothing of its model; ddpm wrote none such")
+    return tensors, Description.from_json(json.loads(header), str(path))
+
+
+def sha256(path: Path) -> str:
+    """The file's checksum."""
+    with path.open("rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+        )
+
+
+def _sha256(file: Any) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """The values in a file; UserError if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: damaged, not JSON ({error})") from None
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes values, whole or not at all."""
+    write_bytes(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file, whole or not at all: beside it, flushed, then renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder that appears under its name when the block ends well, replacing what was there, or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        _flush_folder(beside)
+        if target.exists():
+            remove_folder(target)
+        beside.rename(target)
+        _flush_folder(target.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Takes a folder from its name at once, then deletes it: a kill in between leaves no half of it."""
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}.old.tmp")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

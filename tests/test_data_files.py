@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm.data import load, open_source
+from ddpm.errors import UserError
+
+
+def picture(k: int, size: tuple[int, int] = (8, 8)) -> np.ndarray:
+    return np.random.default_rng(k).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def save(path: Path, k: int, size: tuple[int, int] = (8, 8)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # PIL chooses by suffix, and some of ours deceive on purpose.
+    Image.fromarray(picture(k, size)).save(
+        path, {".webp": "WEBP"}.get(path.suffix.lower(), "PNG"), lossless=True
+    )
+
+
+def zipped(folder: Path, target: Path, top: str = "", method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(target, "w", method) as archive:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            archive.write(path, top + str(path.relative_to(folder)))
+    return target
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    root = tmp_path / "animals"
+    for k, name in enumerate(["dog/2.png", "cat/b/deep.webp", "cat/a.PNG", "dog/1.png", "emu/x.png"]):
+        save(root / name, k)
+    return root
+
+
+def test_classes_from_folders_in_stable_order(animals: Path) -> None:
+    source = open_source(animals)
+    assert source.name == "animals"
+    assert source.classes == ("cat", "dog", "emu")
+    assert source.labels is not None and source.labels.dtype == np.int64
+    assert source.labels.tolist() == [0, 0, 1, 1, 2]
+    names = [source.describe(i) for i in range(len(source))]
+    assert names == ["cat/a.PNG", "cat/b/deep.webp", "dog/1.png", "dog/2.png", "emu/x.png"]
+    for i, k in enumerate([2, 1, 3, 0, 4]):
+        np.testing.assert_array_equal(source.picture(i), picture(k))
+    assert source.notes == ("3 classes from sub-folders: cat, dog, emu",)
+
+
+def test_classes_off(animals: Path) -> None:
+    source = open_source(animals, labels="none")
+    assert (len(source), source.classes, source.labels) == (5, (), None)
+
+
+def test_flat_folder_has_no_classes(tmp_path: Path) -> None:
+    for k in range(3):
+        save(tmp_path / "p" / f"{k}.png", k)
+    source = open_source(tmp_path / "p")
+    assert (len(source), source.classes, source.labels, source.notes) == (3, (), None, ("no classes",))
+
+
+def test_pictures_beside_class_folders_are_refused(animals: Path) -> None:
+    save(animals / "stray.png", 9)
+    with pytest.raises(
+        UserError, match=r"1 picture \(such as stray.png\) beside the class folders cat, dog, emu: "
+    ):
+        open_source(animals)
+    assert len(open_source(animals, labels="none")) == 6
+
+
+def test_pictures_beside_one_folder_are_one_set(tmp_path: Path) -> None:
+    save(tmp_path / "p" / "a.png", 0)
+    save(tmp_path / "p" / "more" / "b.png", 1)
+    source = open_source(tmp_path / "p")
+    assert (len(source), source.classes) == (2, ())
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG", ".WebP"])
+def test_suffixes(tmp_path: Path, suffix: str) -> None:
+    save(tmp_path / "p" / f"a{suffix}", 0)
+    (tmp_path / "p" / "a.txt").write_text("no picture")
+    source = open_source(tmp_path / "p")
+    assert len(source) == 1
+    np.testing.assert_array_equal(source.picture(0), picture(0))
+
+
+def test_hidden_files_and_resource_forks_are_ignored(animals: Path, tmp_path: Path) -> None:
+    before = open_source(animals).fingerprint()
+    for name in ("cat/._a.png", ".git/a.png", "__MACOSX/cat/a.png", ".hidden.png"):
+        save(animals / name, 9)
+    assert len(open_source(animals)) == 5
+    assert open_source(animals).fingerprint() == before
+    assert open_source(zipped(animals, tmp_path / "z.zip")).fingerprint() == before
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("top", ["", "animals/", "a/animals/"])
+def test_zip_is_the_folder(animals: Path, tmp_path: Path, top: str, method: int) -> None:
+    folder, archive = open_source(animals), open_source(zipped(animals, tmp_path / "z.v2.zip", top, method))
+    assert archive.name == "z.v2"
+    assert (archive.classes, archive.notes) == (folder.classes, folder.notes)
+    np.testing.assert_array_equal(archive.labels, folder.labels)  # type: ignore[arg-type]
+    assert archive.fingerprint() == folder.fingerprint()
+    for i in range(5):
+        assert archive.describe(i) == folder.describe(i)
+        np.testing.assert_array_equal(archive.picture(i), folder.picture(i))
+
+
+def test_single_top_folder_is_stepped_through(animals: Path) -> None:
+    (animals.parent / "outer" / "inner").mkdir(parents=True)
+    animals.rename(animals.parent / "outer" / "inner" / "animals")
+    (animals.parent / "outer" / "empty").mkdir()
+    source = open_source(animals.parent / "outer")
+    assert source.classes == ("cat", "dog", "emu")
+    assert source.describe(0) == "cat/a.PNG"
+    assert source.name == "outer"
+
+
+def test_folders_named_like_splits_are_remarked_on(tmp_path: Path) -> None:
+    save(tmp_path / "p" / "train" / "a.png", 0)
+    save(tmp_path / "p" / "test" / "b.png", 1)
+    assert "look like splits" in open_source(tmp_path / "p").notes[1]
+
+
+def test_links_are_followed_and_end(animals: Path, tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere" / "y.png", 7)
+    (animals / "fox").symlink_to(tmp_path / "elsewhere")
+    (animals / "cat" / "loop").symlink_to(animals)
+    source = open_source(animals)
+    assert source.classes == ("cat", "dog", "emu", "fox")
+    assert len(source) == 6
+
+
+def test_fingerprint_follows_names_and_contents(animals: Path) -> None:
+    seen = {open_source(animals).fingerprint()}
+    (animals / "dog" / "1.png").rename(animals / "dog" / "0.png")  # the order stays
+    seen.add(open_source(animals).fingerprint())
+    save(animals / "dog" / "0.png", 77)
+    seen.add(open_source(animals).fingerprint())
+    os.utime(animals / "dog" / "0.png", (1, 1))
+    seen.add(open_source(animals).fingerprint())
+    assert len(seen) == 3
+    assert all(len(each) == 64 for each in seen)
+
+
+def test_look_reads_headers_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "p"
+    root.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(picture(0, (10, 20))).save(root / "a.jpg", exif=turned)
+    Image.fromarray(picture(0, (10, 20))).save(root / "b.jpg")
+    Image.fromarray(picture(0, (10, 20))[..., 0]).save(root / "c.png")
+    Image.fromarray(np.dstack([picture(0), picture(1)[..., :1]])).save(root / "d.png")
+    (root / "e.png").write_bytes(b"junk")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    look = open_source(root).look()
+    assert look.sizes == {(20, 10): 1, (10, 20): 2, (8, 8): 1}
+    assert (look.seen, look.grey, look.colour, look.alpha) == (5, 1, 3, 1)
+    assert look.unreadable == (("e.png", "not a picture in a known format"),)
+
+
+def test_look_is_spread_over_the_source(tmp_path: Path) -> None:
+    for k in range(20):
+        save(tmp_path / "p" / f"{k:02}.png", k, (k + 1, 1))
+    look = open_source(tmp_path / "p").look(limit=4)
+    assert sorted(h for h, _ in look.sizes) == [1, 6, 11, 16]
+
+
+def test_damaged_zip_member_is_skipped(animals: Path, tmp_path: Path) -> None:
+    path = zipped(animals, tmp_path / "z.zip")
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo("dog/1.png").header_offset
+    data[at + 120] ^= 0xFF
+    path.write_bytes(data)
+    pictures = load(open_source(path), (8, 8), 3, cache=tmp_path / "cache")
+    assert [name for name, _ in pictures.skipped] == ["dog/1.png"]
+    assert "CRC" in pictures.skipped[0][1]
+    assert pictures.labels is not None and pictures.labels.tolist() == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 400])
+def test_corrupt_zip(animals: Path, tmp_path: Path, keep: int) -> None:
+    path = zipped(animals, tmp_path / "z.zip")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(
+        UserError, match=r"z\.zip: not a whole zip archive \(.*\): copy or download it again"
+    ) as caught:
+        open_source(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_zip_without_pictures(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    (tmp_path / "z.zip").write_bytes(stream.getvalue())
+    with pytest.raises(UserError, match=r"z\.zip: no picture in this archive: put \.jpg"):
+        open_source(tmp_path / "z.zip")

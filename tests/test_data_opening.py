@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm.data import open_source
+from ddpm.errors import UserError
+
+
+def message(data: str | Path, **options: str) -> str:
+    with pytest.raises(UserError) as caught:
+        open_source(data, **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_missing_path_proposes_what_is_near(tmp_path: Path) -> None:
+    (tmp_path / "flowers-128.zip").write_bytes(b"")
+    text = message(tmp_path / "flower-128.zip")
+    assert text.startswith(f"{tmp_path / 'flower-128.zip'}: no such file or folder: give a folder or .zip")
+    assert text.endswith(f"; did you mean {tmp_path / 'flowers-128.zip'}?")
+    assert message("fashon").endswith("; did you mean fashion?")
+    far = message(tmp_path / "nowhere" / "xyzzy")
+    assert "did you mean" not in far and ".npz" in far and "embedded set (fashion)" in far
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    assert "no picture in this folder: give" in message(tmp_path)
+    (tmp_path / "a.npz").write_bytes(b"")
+    assert message(tmp_path).endswith("; it holds a.npz: give that file")
+
+
+def test_things_that_are_no_data(tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    assert "a.png: a single picture: give the folder that holds it" in message(tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "notes.txt: not a data set that can be read: give a folder" in message(tmp_path / "notes.txt")
+    assert message("fashion", labels="yes") == "labels 'yes': give one of auto, none"
+
+
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "set.v2"
+    folder.mkdir()
+    Image.new("L", (4, 4)).save(folder / "a.png")
+    assert open_source(folder).name == "set.v2"
+    assert open_source(f"{folder}/").name == "set.v2"
+    monkeypatch.chdir(folder)
+    assert open_source(".").name == "set.v2"
+    np.save(tmp_path / "set.v2.npy", np.zeros((1, 8, 8), np.uint8))
+    assert open_source(tmp_path / "set.v2.npy").name == "set.v2"
+
+
+def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1, 8, 8), np.uint8))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(open_source("~/a.npy")) == 1

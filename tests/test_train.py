@@ -1,0 +1,242 @@
+"""Training: what it computes, that it learns, and that stopping changes nothing."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from ddpm.config import (
+    ChainConfig,
+    Config,
+    DataConfig,
+    DenoiserConfig,
+    LossConfig,
+    NetConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from ddpm.data import Pictures, load, open_source
+from ddpm.errors import UserError
+from ddpm.store import Description, Run
+from ddpm.train import (
+    Began,
+    Ended,
+    Logged,
+    Previewed,
+    Saved,
+    Trainer,
+    ema_decay,
+    facts,
+    fit,
+    learning_rate,
+    preview_layout,
+)
+
+
+def tiny(**changes) -> Config:
+    config = Config(
+        DataConfig("stripes", (8, 8), 1, flip=True),
+        NetConfig(8, (1, 2), 1, (), dropout=0.1, groups=4),
+        ChainConfig("cosine", 50),
+        DenoiserConfig("v"),
+        LossConfig(),
+        OptimizerConfig(lr=2e-3, warmup=3, decay="cosine", ema=0.9),
+        TrainConfig(steps=12, batch=6, log_every=4, preview_every=6, checkpoint_every=5),
+    )
+    return config.with_(**changes)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Pictures:
+    """40 pictures of upright (0) and level (1) stripes."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((40, 8, 8), np.uint8)
+    for i, one in enumerate(images):
+        stripes = (np.arange(8) + rng.integers(4)) % 4 < 2
+        one[:] = np.where(stripes[None, :] if i % 2 else stripes[:, None], 220, 30)
+    np.savez(tmp_path / "stripes.npz", images=images, labels=np.arange(40) % 2)
+    return load(open_source(tmp_path / "stripes.npz"), (8, 8), 1, cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def train(config, pictures, accelerator, folder, stop_after=None):
+    """Runs a training, from the folder's newest checkpoint if there is one; returns its events and run."""
+    run = Run(folder)
+    description = Description(config, facts(pictures))
+    if not run.exists():
+        run = Run.create(folder, description)
+    checkpoint, damaged = run.newest()
+    assert not damaged
+    count = 0
+
+    def stop():
+        nonlocal count
+        count += 1
+        return stop_after is not None and count > stop_after
+
+    trainer = Trainer(config, pictures, accelerator)
+    return list(fit(trainer, run, description, checkpoint, stop)), run
+
+
+def log_of(run: Run):
+    """The log but for the time it took."""
+    return [{k: v for k, v in record.items() if k != "pictures_per_second"} for record in run.records()]
+
+
+def files_of(run: Run):
+    checkpoint, _ = run.newest()
+    return {p.name: p.read_bytes() for p in sorted(checkpoint.folder.glob("*.safetensors"))}
+
+
+def test_events_files_and_log(pictures, accelerator, tmp_path):
+    events, run = train(tiny(), pictures, accelerator, tmp_path / "run")
+    kinds = [type(e) for e in events]
+    assert kinds[0] is Began and kinds[-1] is Ended and events[-1].complete
+    assert [e.step for e in events if isinstance(e, Logged)] == [4, 8, 12]
+    assert [e.step for e in events if isinstance(e, Saved)] == [5, 10, 12]
+    previews = [e for e in events if isinstance(e, Previewed)]
+    assert [e.step for e in previews] == [6, 12] and all(e.path.is_file() for e in previews)
+    assert sorted(p.name for p in (run.folder / "checkpoints").iterdir()) == ["000000010", "000000012"]
+    assert [r["images"] for r in run.records()] == [24, 48, 72]
+    assert not list(run.folder.rglob("*.tmp"))
+    state = json.loads((run.folder / "checkpoints/000000012/state.json").read_text())
+    assert state["step"] == 12 and state["images"] == 72
+
+
+@pytest.mark.parametrize("stops", [[5], [7], [1, 3, 4]])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_stopping_changes_nothing(pictures, accelerator, tmp_path, stops, accumulate):
+    """Weights, averages, optimizer and log are bit-equal, with dropout and flips, also in the middle of a log line."""
+    config = tiny(train__accumulate=accumulate)
+    _, whole = train(config, pictures, accelerator, tmp_path / "whole")
+    for stop in stops:
+        events, _ = train(config, pictures, accelerator, tmp_path / "parts", stop_after=stop)
+        assert not events[-1].complete
+    events, parts = train(config, pictures, accelerator, tmp_path / "parts")
+    assert events[-1].complete and events[0].step == sum(stops)
+    # the checkpoint's header names the same step, so whole files compare equal
+    assert files_of(parts) == files_of(whole)
+    assert log_of(parts) == log_of(whole)
+
+
+def test_a_lost_log_line_and_preview_after_the_checkpoint_are_redone(pictures, accelerator, tmp_path):
+    _, whole = train(tiny(), pictures, accelerator, tmp_path / "whole")
+    _, run = train(tiny(), pictures, accelerator, tmp_path / "killed", stop_after=9)
+    # as if killed after step 10: its log has a later line, half written
+    with (run.folder / "log.jsonl").open("a") as file:
+        file.write('{"step": 11, "loss": 99.0}\n{"step": 12, "lo')
+    train(tiny(), pictures, accelerator, tmp_path / "killed")
+    assert log_of(run) == log_of(whole)
+
+
+def test_accumulation_is_the_same_step(pictures, accelerator):
+    whole = Trainer(tiny(net__dropout=0.0), pictures, accelerator)
+    parts = Trainer(tiny(net__dropout=0.0, train__accumulate=4), pictures, accelerator)
+    for k in range(3):
+        (a, norm_a), (b, norm_b) = whole.step(k), parts.step(k)
+        torch.testing.assert_close(a.loss, b.loss, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm_a, norm_b, rtol=1e-3, atol=1e-5)
+    for p, q in zip(whole.parameters, parts.parameters, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-2, atol=1e-4)
+
+
+def test_a_step_is_adam_on_the_clipped_gradient(pictures, accelerator):
+    """Against torch's own pieces put together by hand."""
+    config = tiny(net__dropout=0.0, optimizer__clip=0.01)
+    trainer, reference = (Trainer(config, pictures, accelerator) for _ in range(2))
+    trainer.step(0)
+    model = reference.model
+    x0, label = pictures.batch(reference.order.index(0), reference.order.flips(0))
+    t, _ = reference.times.draw(0, 6)
+    from ddpm.noise import Purpose, normals
+
+    noise = normals(0, Purpose.TRAIN_NOISE, torch.arange(6), torch.tensor([0]), (1, 8, 8))[0]
+    loss = reference.loss(model, x0, t, noise, {"label": label}).loss.mean()
+    loss.backward()
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in reference.parameters if p.grad is not None))
+    assert norm > 0.01
+    adam = torch.optim.Adam(reference.parameters, lr=2e-3 / 3, betas=(0.9, 0.999))
+    for p in reference.parameters:
+        if p.grad is not None:
+            p.grad.mul_(0.01 / norm)
+    start = [p.detach().clone() for p in reference.parameters]
+    adam.step()
+    for p, q, old, average in zip(reference.parameters, trainer.parameters, start, trainer.averages, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(average, old + 0.9 * (q.detach() - old), rtol=1e-4, atol=1e-6)
+
+
+def test_it_learns_and_the_average_follows(pictures, accelerator):
+    trainer = Trainer(tiny(train__steps=150, optimizer__lr=5e-3, net__dropout=0.0), pictures, accelerator)
+    losses = [trainer.step(k)[0].loss.mean().item() for k in range(150)]
+    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:5])
+    for average, p in zip(trainer.averages, trainer.parameters, strict=True):
+        assert (average - p).norm() < 0.2 * p.norm() + 0.05
+
+
+def test_average_never_keeps_the_first_weights():
+    """The share of the initial weights after n steps is 9!/((n + 1) … (n + 9))."""
+    share = 1.0
+    for k in range(100):
+        share *= ema_decay(0.9999, k)
+        n = k + 1
+        assert math.isclose(share, math.factorial(9) / math.prod(range(n + 1, n + 10)), rel_tol=1e-9)
+    assert share < 1e-9
+    assert ema_decay(0.9999, 1_000_000) == 0.9999
+
+
+def test_learning_rate_course():
+    settings = OptimizerConfig(lr=1.0, warmup=10, decay="linear")
+    assert [learning_rate(settings, k, 110) for k in (0, 4, 9, 10, 60)] == [0.1, 0.5, 1.0, 1.0, 0.5]
+    assert learning_rate(settings, 109, 110) == pytest.approx(0.01)
+    cosine = OptimizerConfig(lr=2.0, warmup=0, decay="cosine")
+    assert learning_rate(cosine, 0, 100) == 2.0
+    assert learning_rate(cosine, 50, 100) == pytest.approx(1.0)
+    assert learning_rate(OptimizerConfig(lr=1.0, warmup=0), 99, 100) == 1.0
+
+
+def test_training_leaves_torch_s_generator_alone_without_dropout(pictures, accelerator):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    Trainer(tiny(net__dropout=0.0), pictures, accelerator).step(0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_dropout_differs_between_steps_and_parts(pictures, accelerator):
+    trainer = Trainer(tiny(), pictures, accelerator)
+    seeds = {trainer._dropout_seed(k, part) for k in range(20) for part in range(5)}
+    assert len(seeds) == 100
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(pictures, accelerator, tmp_path):
+    with pytest.raises(UserError, match="no longer a number; take a lower --lr"):
+        train(tiny(optimizer__lr=1e30, optimizer__warmup=0, optimizer__clip=0.0), pictures, accelerator, tmp_path / "r")
+
+
+def test_fewer_pictures_than_a_batch(pictures, accelerator):
+    with pytest.raises(UserError, match="40 usable pictures are fewer than a batch of 64"):
+        Trainer(tiny(train__batch=64), pictures, accelerator)
+
+
+@pytest.mark.parametrize("classes", [0, 2, 3, 10, 1000])
+def test_preview_layout_fills_its_rows(classes):
+    count, columns, labels = preview_layout(classes)
+    assert count % columns == 0
+    assert labels is None if classes == 0 else (len(labels) == count and set(labels) == set(range(min(classes, 10))))
+
+
+def test_run_folder_is_self_describing(pictures, accelerator, tmp_path):
+    _, run = train(tiny(), pictures, accelerator, tmp_path / "run")
+    description = Run(Path(run.folder)).description()
+    assert description.config == tiny()
+    assert description.facts.classes == ("0", "1") and description.facts.frequencies == (0.5, 0.5)
+    assert description.facts.count == 40 and description.facts.fingerprint == pictures.fingerprint
