@@ -30,9 +30,7 @@ def make(folder: Path, size: int) -> list[Path]:
     rng = np.random.default_rng(0)
     paths = [folder / f"{k:05}.jpg" for k in range(PICTURES)]
     for path in paths:
-        small = Image.fromarray(
-            rng.integers(0, 256, (max(2, size // 4), max(2, size // 4), 3), dtype=np.uint8)
-        )
+        small = Image.fromarray(rng.integers(0, 256, (max(2, size // 4), max(2, size // 4), 3), dtype=np.uint8))
         small.resize((size, size), Image.Resampling.BICUBIC).save(path, quality=90)
     return paths
 

@@ -60,9 +60,7 @@ def test_pixels_and_labels(folder: Path, tmp_path: Path, workers: int | None) ->
 def test_second_load_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(open_source(folder), (8, 8), 3, cache=tmp_path / "c")
     forbid(monkeypatch)
-    again = load(
-        open_source(folder), (8, 8), 3, cache=tmp_path / "c", progress=lambda *_: pytest.fail("progress")
-    )
+    again = load(open_source(folder), (8, 8), 3, cache=tmp_path / "c", progress=lambda *_: pytest.fail("progress"))
     np.testing.assert_array_equal(again.pixels, first.pixels)
     assert again.fingerprint == first.fingerprint and len(first.fingerprint) == 64
 
@@ -100,9 +98,7 @@ def test_damaged_entry_is_rebuilt(folder: Path, tmp_path: Path, harm: str) -> No
     elif harm == "no index":
         (entry / "index.json").unlink()
     else:
-        (entry / "index.json").write_text(
-            "{" if harm == "bad index" else '{"skipped": [], "shape": [1, 3, 8, 8]}'
-        )
+        (entry / "index.json").write_text("{" if harm == "bad index" else '{"skipped": [], "shape": [1, 3, 8, 8]}')
     out = load(open_source(folder), (8, 8), 3, cache=cache)
     np.testing.assert_array_equal(out.pixels, first)
     assert entries(cache) == [entry]
@@ -119,9 +115,7 @@ def with_broken(folder: Path) -> Path:
     return folder
 
 
-def test_broken_pictures_are_listed(
-    with_broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_pictures_are_listed(with_broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 64 pixels pass, 4,096 are a bomb
 
     def check(out: Pictures) -> None:

@@ -20,9 +20,7 @@ def picture(k: int, size: tuple[int, int] = (8, 8)) -> np.ndarray:
 def save(path: Path, k: int, size: tuple[int, int] = (8, 8)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # PIL chooses by suffix, and some of ours deceive on purpose.
-    Image.fromarray(picture(k, size)).save(
-        path, {".webp": "WEBP"}.get(path.suffix.lower(), "PNG"), lossless=True
-    )
+    Image.fromarray(picture(k, size)).save(path, {".webp": "WEBP"}.get(path.suffix.lower(), "PNG"), lossless=True)
 
 
 def zipped(folder: Path, target: Path, top: str = "", method: int = zipfile.ZIP_STORED) -> Path:

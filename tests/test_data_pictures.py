@@ -73,9 +73,7 @@ def test_frequencies_and_shape() -> None:
 
 def test_too_few_for_a_batch() -> None:
     check_batch(pictures(), 20)
-    with pytest.raises(
-        UserError, match=r"some: 20 usable pictures are fewer than a batch of 21: .*--batch 16"
-    ):
+    with pytest.raises(UserError, match=r"some: 20 usable pictures are fewer than a batch of 21: .*--batch 16"):
         check_batch(pictures(), 21)
     with pytest.raises(UserError, match="--batch 0: must be at least 1"):
         check_batch(pictures(), 0)

@@ -219,7 +219,12 @@ def test_dropout_differs_between_steps_and_parts(pictures, accelerator):
 
 def test_a_loss_that_is_no_number_stops_with_advice(pictures, accelerator, tmp_path):
     with pytest.raises(UserError, match="no longer a number; take a lower --lr"):
-        train(tiny(optimizer__lr=1e30, optimizer__warmup=0, optimizer__clip=0.0), pictures, accelerator, tmp_path / "r")
+        train(
+            tiny(optimizer__lr=1e30, optimizer__warmup=0, optimizer__clip=0.0),
+            pictures,
+            accelerator,
+            tmp_path / "r",
+        )
 
 
 def test_fewer_pictures_than_a_batch(pictures, accelerator):
@@ -231,7 +236,9 @@ def test_fewer_pictures_than_a_batch(pictures, accelerator):
 def test_preview_layout_fills_its_rows(classes):
     count, columns, labels = preview_layout(classes)
     assert count % columns == 0
-    assert labels is None if classes == 0 else (len(labels) == count and set(labels) == set(range(min(classes, 10))))
+    assert (
+        labels is None if classes == 0 else (len(labels) == count and set(labels) == set(range(min(classes, 10))))
+    )
 
 
 def test_run_folder_is_self_describing(pictures, accelerator, tmp_path):

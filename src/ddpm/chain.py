@@ -15,9 +15,10 @@ tensor [B] on the CPU, where the tables are; coefficients are computed in float6
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ class Chain:
             betas = -np.expm1(np.diff(log_alpha_bar))
         return cls.from_betas(np.minimum(np.nan_to_num(betas, nan=max_beta), max_beta))
 
-    def respace(self, spec: str | int | Sequence[int]) -> Chain:
+    def respace(self, spec: str | int | Iterable[int]) -> Chain:
         """The chain of fewer levels: "50", "10,15,20" (so many from each third), "ddim25", or the levels t.
 
         The strings mean what they mean in OpenAI's improved-diffusion: "50" includes both ends; "ddimN" is an
@@ -126,12 +127,19 @@ class Chain:
 
     def posterior(self, x0: Float[Tensor, "B *D"], xt: Float[Tensor, "B *D"], t: Level, s: Level) -> Gaussian:
         """q(x_s|x_t,x_0) for levels s < t, eq. 6 and 7 of Ho et al. for s = t − 1; a point at s = 0."""
+        return Gaussian(self.posterior_mean(x0, xt, t, s), spread(self.log_small(t, s), x0))
+
+    def posterior_mean(
+        self, x0: Float[Tensor, "B *D"], xt: Float[Tensor, "B *D"], t: Level, s: Level
+    ) -> Float[Tensor, "B *D"]:
+        """The mean of q(x_s|x_t,x_0)."""
         of_x0, of_xt = self.posterior_weights(t, s)
-        mean = spread(of_x0, x0) * x0 + spread(of_xt, xt) * xt
-        return Gaussian(mean, spread(self.log_small(t, s), x0))
+        return mix(spread(of_x0, x0), x0, spread(of_xt, xt), xt)
 
     def posterior_weights(self, t: Level, s: Level) -> tuple[Any, Any]:
         """The weights of x_0 and x_t in the posterior mean, float64: α_s c and (α_s/α_t)(1 − c)."""
+        if isinstance(t, int) and s == t - 1:
+            return self._neighbours.weights[t]
         t, s = _index(t), _index(s)
         difference = self.gamma[s] - self.gamma[t]
         alpha_s = self._alpha[s]
@@ -139,15 +147,38 @@ class Chain:
 
     def log_small(self, t: Level, s: Level) -> Any:
         """log(σ_s² c), the posterior's own variance (β̃), float64; −∞ at s = 0."""
+        if isinstance(t, int) and s == t - 1:
+            return self._neighbours.small[t]
         return self._log_gain(t, s) - np.logaddexp(0.0, -self.gamma[_index(s)])
 
     def log_large(self, t: Level, s: Level) -> Any:
         """log(σ_t² c), the variance of the step t given s (β), float64."""
+        if isinstance(t, int) and s == t - 1:
+            return self._neighbours.large[t]
         return self._log_gain(t, s) - np.logaddexp(0.0, -self.gamma[_index(t)])
 
     def _log_gain(self, t: Level, s: Level) -> Any:
         """log c."""
         return np.log(-np.expm1(self.gamma[_index(s)] - self.gamma[_index(t)]))
+
+    @cached_property
+    def _neighbours(self) -> _Neighbours:
+        t = torch.arange(self.T + 1).clamp_(min=1)  # nothing steps from level 0
+        with np.errstate(divide="ignore"):
+            small, large = self.log_small(t, t - 1), self.log_large(t, t - 1)
+        weights = np.stack(self.posterior_weights(t, t - 1), axis=1)
+        return _Neighbours([(a, b) for a, b in weights.tolist()], small.tolist(), large.tolist())
+
+
+class _Neighbours(NamedTuple):
+    """What belongs to the steps t → t − 1, as plain numbers by t.
+
+    A walk asks for them one by one, where computing each costs more than the step's own arithmetic.
+    """
+
+    weights: list[tuple[float, float]]
+    small: list[float]
+    large: list[float]
 
 
 def spread(coefficient: Any, like: Tensor) -> Coefficient:
@@ -159,6 +190,13 @@ def spread(coefficient: Any, like: Tensor) -> Coefficient:
         return float(coefficient)
     column = torch.from_numpy(coefficient).to(like.dtype)
     return column.view(-1, *[1] * (like.ndim - 1)).to(like.device, non_blocking=True)
+
+
+def mix(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
+    """a·x + b·y, in as few passes as there can be where a and b are numbers."""
+    if isinstance(b, Tensor):
+        return a * x + b * y
+    return torch.add(x if a == 1.0 else a * x, y, alpha=b)
 
 
 def _index(t: Level) -> Any:
@@ -205,26 +243,29 @@ def _gamma_of(alpha_bar: np.ndarray) -> np.ndarray:
 
 def make_chain(schedule: str, steps: int, betas: Sequence[float] = ()) -> Chain:
     """The chain of a named schedule: linear, cosine, sigmoid, or betas (the numbers given)."""
+    if schedule == "betas":
+        return Chain.from_betas(betas)
+    if steps < 1:
+        raise UserError(f"--chain.steps {steps}: is at least 1")
     if schedule == "linear":
         return Chain.from_betas(linear_betas(steps))
     if schedule == "cosine":
         return Chain.from_schedule(cosine, steps)
     if schedule == "sigmoid":
         return Chain.from_schedule(sigmoid, steps)
-    if schedule == "betas":
-        return Chain.from_betas(betas)
     raise UserError(f"--chain.schedule {schedule}: takes linear, cosine, sigmoid or betas")
 
 
 # -- respacing ---------------------------------------------------------------------------------------------
 
 
-def levels(spec: str | int | Sequence[int], T: int) -> list[int]:
+def levels(spec: str | int | Iterable[int], T: int) -> list[int]:
     """The levels t in 1 … T, ascending, that a respacing keeps; see Chain.respace."""
     if not isinstance(spec, (str, int)):
-        keep = sorted({int(t) for t in spec})
-        if not keep or keep[0] < 1 or keep[-1] > T or len(keep) != len(spec) or any(int(t) != t for t in spec):
-            raise UserError(f"levels {list(spec)}: a list of levels holds distinct whole numbers from 1 to {T}")
+        given = list(spec)
+        keep = sorted({int(t) for t in given if isinstance(t, (int, np.integer)) and 1 <= t <= T})
+        if not keep or len(keep) != len(given):
+            raise UserError(f"levels {given}: a list of levels holds distinct whole numbers from 1 to {T}")
         return keep
     text = str(spec).strip()
     try:
@@ -241,13 +282,16 @@ def levels(spec: str | int | Sequence[int], T: int) -> list[int]:
         if not 1 <= count <= size:
             raise UserError(f'steps "{text}": takes 1 to {size} of the {size} levels there are to choose from')
         gap = (size - 1) / (count - 1) if count > 1 else 1.0
-        keep += [start + round(k * gap) for k in range(count)]
+        at = 0.0
+        for _ in range(count):
+            keep.append(start + round(at))
+            at += gap  # adding up, not multiplying, rounds half-way strides as the published code does
         start += size
     return keep
 
 
 def _stride(count: int, T: int) -> list[int]:
-    for gap in range(1, T + 1):
+    for gap in range(1, max(T, 2)):
         keep = list(range(1, T + 1, gap))
         if len(keep) == count:
             return keep

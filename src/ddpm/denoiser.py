@@ -15,10 +15,11 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddpm.chain import Chain, Level, spread
+from ddpm.chain import Chain, Level, mix, spread
 from ddpm.errors import UserError
 from ddpm.gaussian import Gaussian
 
@@ -50,6 +51,14 @@ class Denoiser(nn.Module):
         native: Chain | None = None,
     ):
         super().__init__()
+        if (
+            predicts == "mean"
+            and native is None
+            and not np.array_equal(chain.timestep, np.arange(chain.T + 1) - 1)
+        ):
+            raise ValueError(
+                "a net that predicts the mean needs `native`, the chain it was trained on, on a respaced one"
+            )
         if predicts not in ("eps", "x0", "v", "mean"):
             raise UserError(f"--denoiser.predicts {predicts}: takes eps, x0, v or mean")
         if variance not in ("small", "large"):
@@ -70,19 +79,21 @@ class Denoiser(nn.Module):
         """The net's output as a prediction."""
         alpha, sigma = self.chain.alpha(t, xt), self.chain.sigma(t, xt)
         if self.predicts == "eps":
-            x0, eps = (xt - sigma * output) / alpha, output
+            x0 = mix(1.0, xt, -sigma, output).div_(alpha)
         elif self.predicts == "x0":
-            x0, eps = output, (xt - alpha * output) / sigma
+            x0 = output
         elif self.predicts == "v":
-            x0, eps = alpha * xt - sigma * output, sigma * xt + alpha * output
+            x0 = mix(alpha, xt, -sigma, output)
         else:
             of_x0, of_xt = self._native_posterior(t)
-            x0 = (output - spread(of_xt, xt) * xt) / spread(of_x0, xt)
-            eps = (xt - alpha * x0) / sigma
+            x0 = mix(1.0, output, -spread(of_xt, xt), xt).div_(spread(of_x0, xt))
         if self.clip:
             x0 = x0.clamp(-1.0, 1.0)
-            eps = (xt - alpha * x0) / sigma
-        return Prediction(x0, eps)
+        elif self.predicts == "eps":
+            return Prediction(x0, output)
+        elif self.predicts == "v":
+            return Prediction(x0, mix(sigma, xt, alpha, output))
+        return Prediction(x0, mix(1.0, xt, -alpha, x0).div_(sigma))
 
     def target(self, x0: Float[Tensor, "B *D"], eps: Float[Tensor, "B *D"], t: Level) -> Float[Tensor, "B *D"]:
         """The output a perfect net would give for x_t = α_t x0 + σ_t eps."""
@@ -98,7 +109,7 @@ class Denoiser(nn.Module):
 
     def reverse(self, xt: Float[Tensor, "B *D"], t: Level, s: Level, prediction: Prediction) -> Gaussian:
         """p(x_s|x_t) for levels s < t."""
-        mean = self.chain.posterior(prediction.x0, xt, t, s).mean
+        mean = self.chain.posterior_mean(prediction.x0, xt, t, s)
         return Gaussian(mean, spread(self.log_variance(t, s), xt))
 
     def log_variance(self, t: Level, s: Level) -> Any:
@@ -107,15 +118,14 @@ class Denoiser(nn.Module):
         At s = 0, where β̃ is 0, both take the next step's small one, as Ho et al. and OpenAI do; with it the
         paper's L_0 comes out. A chain of one step has no next step and uses log β.
         """
-        chain = self.chain
-        first = chain.log_small(2, 1) if chain.T > 1 else chain.log_large(1, 0)
+        log_variance = self.chain.log_small if self.variance == "small" else self.chain.log_large
         if isinstance(s, int):
-            if s == 0:
-                return first
-            return chain.log_small(t, s) if self.variance == "small" else chain.log_large(t, s)
+            return self._log_first() if s == 0 else log_variance(t, s)
         with np.errstate(divide="ignore"):
-            wide = chain.log_small(t, s) if self.variance == "small" else chain.log_large(t, s)
-        return np.where(s.cpu().numpy() == 0, first, wide)
+            return np.where(s.cpu().numpy() == 0, self._log_first(), log_variance(t, s))
+
+    def _log_first(self) -> Any:
+        return self.chain.log_small(2, 1) if self.chain.T > 1 else self.chain.log_large(1, 0)
 
     def respace(self, spec: Any) -> Denoiser:
         """The same net on fewer levels (see Chain.respace)."""
@@ -124,6 +134,9 @@ class Denoiser(nn.Module):
 
     def _native_posterior(self, t: Level) -> tuple[Any, Any]:
         """Posterior weights of the step t → t − 1 on the chain the net was trained on."""
-        timestep = self.chain.timestep[t if isinstance(t, int) else t.cpu().numpy()]
-        level = np.rint(timestep).astype(np.int64) + 1
+        level: Level
+        if isinstance(t, int):
+            level = round(self.chain.timestep[t]) + 1
+        else:
+            level = torch.from_numpy(self.chain.timestep[t.cpu().numpy()]).round().long() + 1
         return self.native.posterior_weights(level, level - 1)

@@ -92,7 +92,7 @@ def normals(seed: int, purpose: Purpose, samples: Tensor, steps: Tensor, shape: 
     for i, (u, v) in enumerate(((a, b), (c, d))):
         radius = u.to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
         # The angle is taken in (-π, π), where float32 is twice as fine as in (0, 2π).
-        angle = v.to(torch.float32).add_(0.5 - 2.0**31).mul_(2.0 * math.pi * 2.0**-32)
+        angle = (v - (1 << 31)).to(torch.float32).add_(0.5).mul_(2.0 * math.pi * 2.0**-32)
         torch.mul(radius, angle.cos(), out=out[..., 2 * i])
         torch.mul(radius, angle.sin_(), out=out[..., 2 * i + 1])
     return out.flatten(2)[..., :count].view(*a.shape[:2], *shape)
@@ -126,7 +126,7 @@ class WalkNoise:
 def permutation(seed: int, epoch: int, count: int) -> Tensor:
     """A permutation of range(count), int64[count], for each (seed, epoch); count < 2^32.
 
-    Sorting 64 random bits a picture; ties, of odds count²/2^65, are broken by index.
+    Sorting 63 random bits a picture; ties, of odds count²/2^64, are broken by index.
     """
     words = bits(seed, Purpose.ORDER, torch.arange(count), epoch, 2)
     return torch.argsort((words[:, 0] << 31) ^ words[:, 1], stable=True)

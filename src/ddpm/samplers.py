@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ddpm.chain import mix
 from ddpm.denoiser import Denoiser, Prediction
 from ddpm.errors import UserError
 
@@ -88,20 +89,20 @@ class DDIM(Sampler[None]):
             return prediction.x0, prediction, None
         alpha, sigma = model.chain.alpha(s, xt), model.chain.sigma(s, xt)
         if self.eta == 0.0:
-            return alpha * prediction.x0 + sigma * prediction.eps, prediction, None
+            return mix(alpha, prediction.x0, sigma, prediction.eps), prediction, None
         tau = self.eta * math.exp(0.5 * model.chain.log_small(t, s))
         rest = math.sqrt(max(0.0, float(sigma) ** 2 - tau**2))
-        return alpha * prediction.x0 + rest * prediction.eps + tau * noise(t), prediction, None
+        return mix(alpha, prediction.x0, rest, prediction.eps).add_(noise(t), alpha=tau), prediction, None
 
 
-@torch.no_grad()
 def walk(
     model: Denoiser, sampler: Sampler[Any], x: Float[Tensor, "B *D"], noise: Noise, **cond: Any
 ) -> Iterator[Step]:
     """Steps from x at the top of the model's chain down to t = 0: the chain is the grid."""
     state = sampler.init(x)
     for t in range(model.chain.T, 0, -1):
-        x, prediction, state = sampler.step(model, x, t, t - 1, state, noise, **cond)
+        with torch.no_grad():
+            x, prediction, state = sampler.step(model, x, t, t - 1, state, noise, **cond)
         yield Step(t, t - 1, x, prediction)
 
 
