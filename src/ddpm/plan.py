@@ -30,8 +30,9 @@ from ddpm.errors import UserError
 from ddpm.train import Trainer, preview_layout
 
 DEFAULT_BUDGET = 3600.0
-# The largest picture, and the net, that a machine of each kind trains in hours rather than weeks.
-_LARGEST = {"cpu": 64, "mps": 64, "cuda": 128}
+# A model is worth looking at after some 50,000 pictures. These sizes and widths see as many in the time.
+_SHORT = 1800.0  # until then pictures are at most 32 pixels a side
+_SECONDS = 600.0  # for a net of 32 channels over 256 places; the time goes with places and the square of channels
 _MEASURED_SECONDS = 6.0
 _RESERVE = 0.95  # of the budget: the machine may be slower later than while it was measured
 
@@ -62,8 +63,14 @@ def for_data(
     if channels == 1:
         reasons.append("no flips: grey pictures are often of things that face one way; --data.flip turns them on")
     if size is None:
-        size, reason = _size(look.sizes, _LARGEST.get(device.type, 64))
-        reasons.append(f"size {size[0]} x {size[1]}: {reason}")
+        largest = 128 if device.type == "cuda" else 32 if seconds < _SHORT else 64
+        size, exact = _size(look.sizes, largest)
+        why = (
+            "all pictures have it"
+            if exact
+            else f"what {device.type} learns in {duration(seconds)}; --size asks for more"
+        )
+        reasons.append(f"size {size[0]} x {size[1]}: {why}")
     net, reason = _net(size, device, seconds)
     reasons.append(f"net: {reason}")
     usual = 32 if device.type == "cpu" else 128
@@ -87,42 +94,39 @@ def for_data(
     return Planned(config, tuple(reasons))
 
 
-def _size(sizes: dict[tuple[int, int], int], largest: int) -> tuple[tuple[int, int], str]:
-    common, count = max(sizes.items(), key=lambda item: item[1])
-    if count == sum(sizes.values()) and max(common) <= largest:
-        return common, "all pictures have this size"
-    side = sorted(min(s) for s, n in sizes.items() for _ in range(n))[sum(sizes.values()) // 2]
-    side = max((s for s in (16, 32, 64, 128, 256) if s <= min(side, largest)), default=16)
-    return (side, side), f"half the pictures are larger, and at most {largest} is quick enough on this device"
+def _size(sizes: dict[tuple[int, int], int], largest: int) -> tuple[tuple[int, int], bool]:
+    """The pictures' own size, if it is one and not too large, else a square most fill; whether it is their own."""
+    common = max(sizes, key=lambda size: sizes[size])
+    if len(sizes) == 1 and max(common) <= largest and common[0] % 4 == common[1] % 4 == 0:
+        return common, True
+    sides = sorted(min(size) for size, count in sizes.items() for _ in range(count))
+    median = sides[len(sides) // 2]
+    side = max((side for side in (16, 32, 64, 128) if side <= min(median, largest)), default=16)
+    return (side, side), False
 
 
 def _net(size: tuple[int, int], device: torch.device, seconds: float) -> tuple[NetConfig, str]:
-    """Halves the picture to about 8 x 8; on a GPU Ho et al.'s widths, else narrow, over cells of 2 x 2 pixels."""
+    """Halves pictures to about 8 x 8; on a GPU Ho et al.'s widths, else narrow, over cells of 2 x 2 pixels."""
     if device.type == "cuda":
-        levels = _levels(min(size), patch=1)
+        levels = _levels(size, patch=1)
         multipliers = (1, *(2 for _ in range(levels - 1)))
         return NetConfig(128, multipliers, 2, (levels - 2,) if levels > 1 else ()), "Ho et al.'s widths"
-    patch = 2 if min(size) >= 24 else 1
-    levels = _levels(min(size), patch)
-    channels = 32 if seconds <= 600 else 64
-    net = NetConfig(
-        channels,
-        tuple(min(4, 2**level) for level in range(levels)),
-        blocks=1,
-        attention=(),
-        dropout=0.0,
-        groups=8,
-        patch=patch,
-    )
+    patch = 2 if min(size) >= 24 and size[0] % 2 == size[1] % 2 == 0 else 1
+    levels = _levels(size, patch)
+    places = size[0] * size[1] / patch**2
+    affordable = [wide for wide in (32, 48, 64) if _SECONDS * places / 256 * (wide / 32) ** 2 <= seconds]
+    channels = max(affordable, default=32)
+    multipliers = (1, *(2 for _ in range(levels - 1)))
+    net = NetConfig(channels, multipliers, blocks=1, attention=(), dropout=0.0, groups=8, patch=patch)
     cells = f", over cells of {patch} x {patch} pixels" if patch > 1 else ""
-    return net, f"{channels} channels on {levels} levels{cells}: what this device trains in {duration(seconds)}"
+    return net, f"{channels} channels on {levels} levels{cells}: what {device.type} trains in {duration(seconds)}"
 
 
-def _levels(side: int, patch: int) -> int:
-    """Levels until the coarsest is at most 8 places a side, as long as the side can be halved evenly."""
-    levels, side = 1, side // patch
-    while side > 8 and side % 2 == 0:
-        levels, side = levels + 1, side // 2
+def _levels(size: tuple[int, int], patch: int) -> int:
+    """Levels until the coarsest is at most 8 places a side, as long as both sides can be halved evenly."""
+    levels, height, width = 1, size[0] // patch, size[1] // patch
+    while max(height, width) > 8 and height % 2 == width % 2 == 0:
+        levels, height, width = levels + 1, height // 2, width // 2
     return levels
 
 
