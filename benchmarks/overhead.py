@@ -127,9 +127,7 @@ def main() -> None:
         base = times[bases[name[:4]]]
         ratio = statistics.median(a / b for a, b in zip(taken, base, strict=True))
         spread = f"{min(taken):7.1f} to {max(taken):7.1f}"
-        print(
-            f"{name:24} {statistics.median(taken):7.1f} µs a step ({spread})   {ratio:6.2f} × {bases[name[:4]][6:]}"
-        )
+        print(f"{name:24} {statistics.median(taken):7.1f} µs ({spread})   {ratio:6.2f} × {bases[name[:4]][6:]}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python scripts/make_fashion.py train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz \
         --per-class 6000 --out fashion-mnist.npz
-    ddpm train fashion-mnist.npz ... --out runs/fashion          the exact command is in docs/log.md, and in the file
+    ddpm train fashion-mnist.npz ... --out runs/fashion     (the command is in docs/log.md, and in the file itself)
     python scripts/make_embedded.py runs/fashion
 """
 

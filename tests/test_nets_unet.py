@@ -77,7 +77,7 @@ def test_class_labels_equal_diffusers():
 
 
 def test_unknown_key_is_named():
-    with pytest.raises(KeyError, match="down_blocks.0.resnets.0.mystery.weight"):
+    with pytest.raises(KeyError, match=r"down_blocks\.0\.resnets\.0\.mystery\.weight"):
         unet_weights({"down_blocks.0.resnets.0.mystery.weight": torch.zeros(1)})
 
 

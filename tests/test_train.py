@@ -114,7 +114,7 @@ def test_events_files_and_log(pictures, accelerator, tmp_path):
 @pytest.mark.parametrize("stops", [[5], [7], [1, 3, 4]])
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_stopping_changes_nothing(pictures, accelerator, tmp_path, stops, accumulate):
-    """Weights, averages, optimizer and log are bit-equal, with dropout and flips, also in the middle of a log line."""
+    """Weights, averages, optimizer and log are bit-equal, with dropout and flips, also between two log lines."""
     config = tiny(train__accumulate=accumulate)
     _, whole = train(config, pictures, accelerator, tmp_path / "whole")
     for stop in stops:

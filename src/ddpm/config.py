@@ -166,29 +166,42 @@ class Config:
 
 def check(config: Config) -> Config:
     """The config itself; UserError names the option out of its range. Net sizes are checked by the net."""
+    data, net, optimizer, train = config.data, config.net, config.optimizer, config.train
     rules: list[tuple[str, Any, bool, str]] = [
-        ("--data.size", config.data.size, min(config.data.size) >= 1, "is at least 1 x 1"),
-        ("--data.channels", config.data.channels, config.data.channels in (1, 3), "takes 1 (grey) or 3 (colour)"),
-        ("--net.channels", config.net.channels, config.net.channels >= 4, "is at least 4"),
-        ("--net.blocks", config.net.blocks, config.net.blocks >= 1, "is at least 1"),
-        ("--net.dropout", config.net.dropout, 0 <= config.net.dropout < 1, "lies in [0, 1)"),
+        ("--data.size", data.size, min(data.size) >= 1, "is at least 1 x 1"),
+        ("--data.channels", data.channels, data.channels in (1, 3), "takes 1 (grey) or 3 (colour)"),
+        ("--net.channels", net.channels, net.channels >= 4 and net.channels % 2 == 0, "is even and at least 4"),
+        (
+            "--net.multipliers",
+            net.multipliers,
+            min(net.multipliers, default=0) >= 1,
+            "has one of 1 or more a level",
+        ),
+        ("--net.blocks", net.blocks, net.blocks >= 1, "is at least 1"),
+        ("--net.groups", net.groups, net.groups >= 1, "is at least 1"),
+        ("--net.dropout", net.dropout, 0 <= net.dropout < 1, "lies in [0, 1)"),
         ("--chain.steps", config.chain.steps, config.chain.steps >= 1, "is at least 1"),
-        ("--optimizer.lr", config.optimizer.lr, config.optimizer.lr > 0, "is positive"),
-        ("--optimizer.ema", config.optimizer.ema, 0 <= config.optimizer.ema < 1, "lies in [0, 1)"),
-        ("--optimizer.warmup", config.optimizer.warmup, config.optimizer.warmup >= 0, "is not negative"),
-        ("--optimizer.clip", config.optimizer.clip, config.optimizer.clip >= 0, "is not negative"),
-        ("--steps", config.train.steps, config.train.steps >= 1, "is at least 1"),
-        ("--batch", config.train.batch, config.train.batch >= 1, "is at least 1"),
+        ("--loss.huber-delta", config.loss.huber_delta, config.loss.huber_delta > 0, "is positive"),
+        ("--optimizer.lr", optimizer.lr, optimizer.lr > 0, "is positive"),
+        ("--optimizer.warmup", optimizer.warmup, optimizer.warmup >= 0, "is not negative"),
+        ("--optimizer.beta1", optimizer.beta1, 0 <= optimizer.beta1 < 1, "lies in [0, 1)"),
+        ("--optimizer.beta2", optimizer.beta2, 0 <= optimizer.beta2 < 1, "lies in [0, 1)"),
+        ("--optimizer.weight-decay", optimizer.weight_decay, optimizer.weight_decay >= 0, "is not negative"),
+        ("--optimizer.clip", optimizer.clip, optimizer.clip >= 0, "is not negative"),
+        ("--optimizer.ema", optimizer.ema, 0 <= optimizer.ema < 1, "lies in [0, 1)"),
+        ("--steps", train.steps, train.steps >= 1, "is at least 1"),
+        ("--batch", train.batch, train.batch >= 1, "is at least 1"),
         (
             "--train.accumulate",
-            config.train.accumulate,
-            1 <= config.train.accumulate <= config.train.batch,
-            f"lies between 1 and the batch, {config.train.batch}",
+            train.accumulate,
+            1 <= train.accumulate <= train.batch,
+            "lies between 1 and the batch",
         ),
-        ("--train.log-every", config.train.log_every, config.train.log_every >= 1, "is at least 1"),
-        ("--train.preview-every", config.train.preview_every, config.train.preview_every >= 0, "is not negative"),
-        ("--checkpoint-every", config.train.checkpoint_every, config.train.checkpoint_every >= 1, "is at least 1"),
-        ("--train.keep", config.train.keep, config.train.keep >= 1, "is at least 1"),
+        ("--seed", train.seed, 0 <= train.seed < 2**64, "lies in [0, 2^64)"),
+        ("--train.log-every", train.log_every, train.log_every >= 1, "is at least 1"),
+        ("--train.preview-every", train.preview_every, train.preview_every >= 0, "is not negative"),
+        ("--checkpoint-every", train.checkpoint_every, train.checkpoint_every >= 1, "is at least 1"),
+        ("--train.keep", train.keep, train.keep >= 1, "is at least 1"),
     ]
     for option, value, holds, rule in rules:
         if not holds:
@@ -202,7 +215,7 @@ def to_json(config: Any) -> dict[str, Any]:
     return values
 
 
-def from_json(cls: type[C], values: dict[str, Any], where: str = "config") -> C:
+def from_json(cls: type[C], values: Any, where: str = "config") -> C:
     """The record again; UserError names an unknown key and the nearest known one, or a value of a wrong type.
 
     Keys that are missing take their defaults, so that a newer version reads an older file.

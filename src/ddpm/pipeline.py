@@ -8,6 +8,7 @@ pictures.save("flowers")
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
+from ddpm.atomic import new_folder, write_json
 from ddpm.build import build_denoiser, build_net
 from ddpm.data import to_uint8
 from ddpm.denoiser import Denoiser
@@ -25,7 +27,7 @@ from ddpm.errors import UserError
 from ddpm.nets.unet import check_size
 from ddpm.noise import Purpose, WalkNoise, uniform
 from ddpm.samplers import make_sampler, walk
-from ddpm.store import Description, Run, load_weights, new_folder, open_checkpoint, sha256, write_json
+from ddpm.store import Description, Run, load_weights, open_checkpoint, sha256
 
 _ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = {"fashion": _ASSETS / "fashion.safetensors"}
@@ -66,8 +68,16 @@ class Samples:
         other that is not empty. Each PNG carries the record in its text fields.
         """
         folder = Path(folder)
+        if folder.resolve() == Path.cwd():
+            raise UserError(f"{folder}: is the folder you stand in; choose another --out")
         if folder.exists() and not (folder / _RECORD).is_file() and (folder.is_file() or any(folder.iterdir())):
             raise UserError(f"{folder}: is not empty and was not written by ddpm sample; choose another --out")
+        try:
+            return self._save(folder)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
+
+    def _save(self, folder: Path) -> Path:
         with new_folder(folder) as beside:
             self.grid().save(beside / "grid.png", pnginfo=_text(self.record))
             if self.frames:
@@ -78,7 +88,7 @@ class Samples:
                 name = f"{about['picture']:06d}"
                 if self.labels is not None:
                     about["class"] = self.classes[self.labels[i]]
-                    name += f"-{about['class']}"
+                    name += "-" + re.sub(r"[^\w.-]+", "-", about["class"]).strip(".")
                 image.save(beside / "pictures" / f"{name}.png", pnginfo=_text(about))
             labels = None if self.labels is None else list(self.labels)
             write_json(beside / _RECORD, {**self.record, "classes": list(self.classes), "labels": labels})
@@ -114,7 +124,7 @@ class Pipeline:
         text = str(label)
         if text in self.classes:
             return self.classes.index(text)
-        if text.isdigit() and int(text) < len(self.classes):
+        if text.isdecimal() and int(text) < len(self.classes):
             return int(text)
         listed = ", ".join(f"{i} {name}" for i, name in enumerate(self.classes))
         near = difflib.get_close_matches(text, self.classes, n=1)
@@ -149,6 +159,12 @@ class Pipeline:
         """
         if n < 1:
             raise UserError(f"-n {n}: draw at least one picture")
+        if batch is not None and batch < 1:
+            raise UserError(f"--batch {batch}: is at least 1")
+        if first < 0:
+            raise UserError(f"first {first}: pictures are counted from 0")
+        if size is not None and min(size) < 1:
+            raise UserError(f"size {size[0]} x {size[1]}: is at least 1 x 1")
         method = make_sampler(sampler, eta)
         if steps is None:
             steps = min(50, self.denoiser.native.T) if sampler == "ddim" else self.denoiser.native.T
@@ -192,12 +208,12 @@ class Pipeline:
         return Samples(np.concatenate(pixels), drawn, self.classes, record, tuple(kept))
 
     def _labels(self, n: int, first: int, seed: int, label: Any) -> torch.Tensor | None:
-        if label is not None and not isinstance(label, (str, int)):
+        if label is not None and not isinstance(label, (str, int, np.integer)):
             if len(label) != n:
                 raise UserError(f"label: {len(label)} labels for {n} pictures; give one, or one for each")
             return torch.tensor([self.class_number(one) for one in label])
         if label is not None:
-            return torch.full((n,), self.class_number(label))
+            return torch.full((n,), self.class_number(str(label)))
         if not self.classes:
             return None
         frequencies = self.description.facts.frequencies or (1.0,) * len(self.classes)
@@ -209,8 +225,8 @@ class Pipeline:
 def load(model: str | Path, device: str | torch.device | None = None, weights: str = "ema") -> Pipeline:
     """A run, a checkpoint of one, a .safetensors file, or an embedded name, as a Pipeline.
 
-    weights: "ema" (averaged) or "model" (as they are). device: by default a GPU if there is one. Of a run the
-    newest whole checkpoint is taken; damaged ones are named in `Pipeline.notes`.
+    weights: of a run, "ema" (averaged) or "model" (as they are); a file is what it is. device: by default a GPU if
+    there is one. Of a run the newest whole checkpoint is taken; damaged ones are named in `Pipeline.notes`.
     """
     path, notes = find(model, weights)
     state, description = load_weights(path)
@@ -218,13 +234,24 @@ def load(model: str | Path, device: str | torch.device | None = None, weights: s
     try:
         net.load_state_dict({key: value.float() for key, value in state.items()})
     except RuntimeError as error:
-        raise UserError(f"{path}: its weights are not those of the net it describes ({error})") from None
-    place = torch.device(device) if device else best_device()
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: its weights are not those of the net it describes ({reason})") from None
+    place = pick_device(device)
     net = net.to(place, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     name = Path(model).resolve().name.removesuffix(".safetensors") or str(model)
     pipeline = Pipeline(build_denoiser(description.config, net), description, name, sha256(path)[:16])
     pipeline.notes += notes
     return pipeline
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, else the best one; UserError if it is not here."""
+    try:
+        place = torch.device(device) if device else best_device()
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {device}: there is no such device here; take cpu, or leave it out") from None
+    return place
 
 
 def best_device() -> torch.device:

@@ -68,7 +68,7 @@ def for_data(
         why = (
             "all pictures have it"
             if exact
-            else f"what {device.type} learns in {duration(seconds)}; --size asks for more"
+            else f"sized for {duration(seconds)} on {device.type}; --size asks for more"
         )
         reasons.append(f"size {size[0]} x {size[1]}: {why}")
     net, reason = _net(size, device, seconds)
@@ -119,7 +119,7 @@ def _net(size: tuple[int, int], device: torch.device, seconds: float) -> tuple[N
     multipliers = (1, *(2 for _ in range(levels - 1)))
     net = NetConfig(channels, multipliers, blocks=1, attention=(), dropout=0.0, groups=8, patch=patch)
     cells = f", over cells of {patch} x {patch} pixels" if patch > 1 else ""
-    return net, f"{channels} channels on {levels} levels{cells}: what {device.type} trains in {duration(seconds)}"
+    return net, f"{channels} channels on {levels} levels{cells}: sized for {duration(seconds)} on {device.type}"
 
 
 def _levels(size: tuple[int, int], patch: int) -> int:
@@ -136,17 +136,17 @@ def fixed_steps(config: Config, asked: Iterable[str], previews: int = 10) -> Pla
     steps, reasons = config.train.steps, []
     optimizer, train = config.optimizer, config.train
     if "optimizer.warmup" not in asked:
-        optimizer = replace(optimizer, warmup=max(1, min(1000, steps // 50)))
-        reasons.append(f"warm-up {optimizer.warmup}: 2 % of the steps, at most 1,000")
+        optimizer = replace(optimizer, warmup=max(1, min(1000, steps // 20)))
+        reasons.append(f"warm-up {optimizer.warmup}: 5 % of the steps, at most 1,000")
     if "optimizer.ema" not in asked:
         horizon = min(10_000, max(10, steps // 20))
         optimizer = replace(optimizer, ema=1.0 - 1.0 / horizon)
         reasons.append(f"EMA over the last {horizon} steps: 5 % of them, at most 10,000")
     if "train.checkpoint_every" not in asked:
-        train = replace(train, checkpoint_every=max(1, steps // 10))
-        reasons.append(f"a checkpoint every {train.checkpoint_every} steps: ten in all")
+        train = replace(train, checkpoint_every=min(steps, max(50, steps // 10)))
+        reasons.append(f"a checkpoint every {train.checkpoint_every} steps, the newest {train.keep} kept")
     if "train.preview_every" not in asked:
-        train = replace(train, preview_every=max(1, steps // max(1, previews)))
+        train = replace(train, preview_every=-(-steps // max(1, previews)))
         reasons.append(f"a preview every {train.preview_every} steps: {max(1, previews)} in all")
     if "train.log_every" not in asked:
         train = replace(train, log_every=max(1, min(100, steps // 50)))

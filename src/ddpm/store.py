@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +24,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from ddpm.atomic import new_folder, remove_folder, sweep, write_bytes, write_json
 from ddpm.config import Config, from_json, to_json
 from ddpm.errors import UserError
 from ddpm.version import __version__
 
 FORMAT = "ddpm/1"
-WEIGHTS = ("model", "ema")
 
 
 @dataclass(frozen=True)
@@ -74,13 +71,18 @@ class Description:
         """The description again; UserError says what in `where` is not one."""
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise UserError(f"{where}: not written by ddpm (its format is not {FORMAT})")
-        return cls(
-            from_json(Config, values.get("config", {}), f"{where}: config"),
-            from_json(Facts, values.get("data", {}), f"{where}: data"),
-            int(values.get("step", 0)),
-            tuple(values.get("plan", ())),
-            str(values.get("command", "")),
-        )
+        config = from_json(Config, values.get("config", {}), f"{where}: config")
+        facts = from_json(Facts, values.get("data", {}), f"{where}: data")
+        try:
+            return cls(
+                config,
+                facts,
+                int(values.get("step", 0)),
+                tuple(values.get("plan", ())),
+                str(values.get("command", "")),
+            )
+        except (TypeError, ValueError):
+            raise UserError(f"{where}: damaged, its step or plan is of a wrong type") from None
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,12 @@ class Run:
         return records
 
     def rewind(self, step: int) -> None:
-        """Takes back what was logged and previewed after a step that training goes on from."""
+        """Takes back all that came after a step that training goes on from, and what killed saves left."""
+        for folder in (self.folder, self.folder / "checkpoints", self.folder / "samples"):
+            sweep(folder)
+        for folder in self._folders():  # a damaged one would otherwise count as one of the newest
+            if int(folder.name) > step:
+                remove_folder(folder)
         kept = [json.dumps(r) + "\n" for r in self.records() if r.get("step", 0) <= step]
         write_bytes(self.folder / "log.jsonl", "".join(kept).encode())
         for picture in (self.folder / "samples").glob("*.png"):
@@ -231,7 +238,11 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
         raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
     if header is None:
         raise UserError(f"{path}: a safetensors file that says nothing of its model; ddpm wrote none such")
-    return tensors, Description.from_json(json.loads(header), str(path))
+    try:
+        values = json.loads(header)
+    except ValueError:
+        values = None
+    return tensors, Description.from_json(values, str(path))
 
 
 def sha256(path: Path) -> str:
@@ -257,56 +268,3 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: missing") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: damaged, not JSON ({error})") from None
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes values, whole or not at all."""
-    write_bytes(path, (json.dumps(values, indent=2) + "\n").encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file, whole or not at all: beside it, flushed, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder that appears under its name when the block ends well, replacing what was there, or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        yield beside
-        _flush_folder(beside)
-        if target.exists():
-            remove_folder(target)
-        beside.rename(target)
-        _flush_folder(target.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def remove_folder(folder: Path) -> None:
-    """Takes a folder from its name at once, then deletes it: a kill in between leaves no half of it."""
-    gone = folder.with_name(f".{folder.name}.{os.getpid()}.old.tmp")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

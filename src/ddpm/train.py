@@ -8,6 +8,7 @@ no generator's state is ever saved.
 from __future__ import annotations
 
 import copy
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ddpm.atomic import write_bytes
 from ddpm.build import build_denoiser, build_loss, build_net, build_time_sampler
 from ddpm.config import Config, OptimizerConfig
 from ddpm.data import Order, Pictures, check_batch
@@ -296,9 +298,9 @@ def preview(trainer: Trainer, run: Run, description: Description) -> Previewed:
     folder = run.folder / "samples"
     folder.mkdir(exist_ok=True)
     path = folder / f"{description.step:09d}.png"
-    beside = path.with_suffix(".tmp")
-    pixels.save(beside, "png")
-    beside.replace(path)
+    png = io.BytesIO()
+    pixels.save(png, "png")
+    write_bytes(path, png.getvalue())
     return Previewed(description.step, path)
 
 

@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.table import Table
 
 from ddpm.commands.options import console, read
 from ddpm.config import Config
+from ddpm.errors import UserError
 from ddpm.presets import PRESETS
 
 _DESCRIPTION = "Shows config, data, progress and sizes of a model, a run, or a preset."
@@ -20,7 +21,7 @@ _DESCRIPTION = "Shows config, data, progress and sizes of a model, a run, or a p
 
 @dataclass(frozen=True)
 class Options:
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     """A run's folder, a .safetensors file, an embedded name, or a preset's name."""
 
 
@@ -37,7 +38,10 @@ def main(arguments: Sequence[str]) -> int:
     from ddpm.store import Run, load_weights
 
     run = Run(options.model)
-    path, notes = find(options.model)
+    try:
+        path, notes = find(options.model)
+    except UserError as error:
+        raise UserError(f"{error}; presets: {', '.join(PRESETS)}") from None
     for note in notes:
         out.print(f"note: {note}")
     _, description = load_weights(path)
@@ -66,13 +70,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parameters(config: Config, classes: int) -> int:
-    """Parameters of a config's net, counted without making it."""
+    """Parameters of a config's net, counted without making it; UserError if it does not fit its pictures."""
     import torch
 
     from ddpm.build import build_net
+    from ddpm.nets.unet import check_size
 
     with torch.device("meta"):
-        return sum(p.numel() for p in build_net(config, classes).parameters())
+        net = build_net(config, classes)
+    check_size(config.data.size, net.stride)
+    return sum(p.numel() for p in net.parameters())
 
 
 def config_table(config: Config) -> Table:

@@ -36,14 +36,14 @@ def parse_size(text: str | None, option: str = "--size") -> tuple[int, int] | No
     if text is None:
         return None
     parts = text.lower().split("x")
-    if not 1 <= len(parts) <= 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not 1 <= len(parts) <= 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"{option} {text}: takes a height and a width in pixels, as 64 or 64x96")
     return int(parts[0]), int(parts[-1])
 
 
 def console() -> Console:
     """Where commands print; plain text when it is not a terminal."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 @contextmanager

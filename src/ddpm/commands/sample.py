@@ -17,7 +17,7 @@ _DESCRIPTION = "Draws pictures from a model: a grid, single PNGs, and a film of 
 
 @dataclass(frozen=True)
 class Options:
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     """A run's folder, a .safetensors file, or the embedded model fashion."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"], name="number", metavar="N")] = 64
     """Number of pictures."""

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,11 +22,13 @@ from ddpm.errors import UserError
 from ddpm.presets import preset
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from ddpm.data import Pictures, Source
+    from ddpm.plan import Planned
     from ddpm.store import Checkpoint, Description, Run
     from ddpm.train import Trainer
 
-_STARTED = time.perf_counter()
 _DESCRIPTION = (
     "Trains a model on pictures. With nothing but DATA it picks size, net, batch and rate for the data and this "
     "machine and says what it picked. Ctrl-C saves and leaves; --resume goes on exactly there."
@@ -44,7 +46,7 @@ _SHORT = {
 
 @dataclass(frozen=True)
 class Options:
-    data: tyro.conf.Positional[str] = ""
+    data: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DATA")]] = ""
     """Folder or .zip of pictures, .npz or .npy array, IDX files, or the embedded set fashion."""
     size: Annotated[str | None, unset("SIZE", "from the data")] = None
     """Height and width pictures are brought to: 64, or 64x96."""
@@ -77,6 +79,7 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> int:
+    started = time.perf_counter()
     options = read(Options, "train", arguments, _DESCRIPTION)
     given = _given(options, arguments)
     out = console()
@@ -84,6 +87,8 @@ def main(arguments: Sequence[str]) -> int:
         return _resume(options, given, out)
     if not options.data:
         raise UserError("ddpm train DATA: give a folder or .zip of pictures, or the embedded set fashion")
+    if options.budget and "train.steps" in given:
+        raise UserError("--budget and --steps: give one of them; the other follows from it")
     from ddpm.data import open_source
     from ddpm.memory import keep_freed_memory
     from ddpm.store import Description, Run
@@ -95,48 +100,61 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"{run.folder}: holds a run already; continue it with --resume, or choose another --out")
     for note in source.notes:
         out.print(note)
-
-    from ddpm.plan import DEFAULT_BUDGET, Planned, fixed_steps, for_data, parse_duration, within
-    from ddpm.train import Trainer, facts
-
-    budget = parse_duration(options.budget) if options.budget else DEFAULT_BUDGET
-    accelerator, device = _accelerator(options.device, given.get("train.precision", "no"))
-    size = parse_size(options.size)
-    if options.preset:
-        planned = Planned(preset(options.preset), (f"preset {options.preset}",))
-        grey = source.look().colour == 0
-        planned = replace(planned, config=planned.config.with_(data__channels=1 if grey else 3))
-        if size:
-            given["data.size"] = size
-    else:
-        planned = for_data(source, device, options.data, size or given.get("data.size"), budget)
-    config = planned.config.with_(
-        data__path=options.data, **{name.replace(".", "__"): value for name, value in given.items()}
-    )
-    check(config)
-    pictures = _pictures(source, config, out)
-    if options.budget or not (options.preset or "train.steps" in given):
-        if "train.steps" in given:
-            raise UserError("--budget and --steps: give one of them; the other follows from it")
-        spent = time.perf_counter() - _STARTED
-        out.print("measuring the speed of this machine ...")
-        rest = within(config, pictures, accelerator, budget - spent, given)
-    else:
-        rest = Planned(config, ()) if options.preset else fixed_steps(config, given)
-    config = check(rest.config)
-    reasons = (*planned.reasons, *rest.reasons)
+    accelerator = _accelerator(options.device, given.get("train.precision", "no"))
+    planned, pictures = _plan(options, given, source, accelerator, out, started)
+    config = planned.config
     out.print(
-        f"\n{len(pictures):,} pictures of {source.name}, {parameters(config, len(pictures.classes)):,} parameters"
+        f"\n{len(pictures):,} pictures of {source.name}, {parameters(config, len(source.classes)):,} parameters"
     )
-    for reason in reasons:
+    for reason in planned.reasons:
         out.print(f"  {reason}")
     if options.dry_run:
         out.print(config_table(config))
         return 0
+    from ddpm.train import Trainer, facts
+
     trainer = Trainer(config, pictures, accelerator)
     command = "ddpm train " + shlex.join(arguments)
-    description = Description(config, facts(pictures), plan=reasons, command=command)
+    description = Description(config, facts(pictures), plan=planned.reasons, command=command)
     return _follow(trainer, Run.create(run.folder, description), description, None, out)
+
+
+def _plan(
+    options: Options, given: dict[str, Any], source: Source, accelerator: Accelerator, out: Console, started: float
+) -> tuple[Planned, Pictures]:
+    """The whole config: preset or plan, what was given on top, then what follows from the time there is."""
+    from ddpm.build import build_chain
+    from ddpm.data import check_batch
+    from ddpm.plan import DEFAULT_BUDGET, Planned, fixed_steps, for_data, parse_duration, within
+
+    budget = parse_duration(options.budget) if options.budget else DEFAULT_BUDGET
+    if "data.path" in given:
+        raise UserError("--data.path: give DATA itself, as ddpm train DATA")
+    size = parse_size(options.size)
+    if size:
+        given["data.size"] = size
+    if options.preset:
+        channels = 1 if source.look().colour == 0 else 3
+        base = Planned(preset(options.preset).with_(data__channels=channels), (f"preset {options.preset}",))
+    else:
+        base = for_data(source, accelerator.device, options.data, given.get("data.size"), budget)
+    changes = {name.replace(".", "__"): value for name, value in given.items()}
+    config = check(base.config.with_(data__path=options.data, **changes))
+    # An impossible chain or net is refused before anything is decoded.
+    build_chain(config)
+    parameters(config, len(source.classes))
+    pictures = _pictures(source, config, out)
+    if not options.preset and "train.batch" not in given:
+        config = config.with_(train__batch=min(config.train.batch, len(pictures)))
+    check_batch(pictures, config.train.batch)
+    if options.budget or not (options.preset or "train.steps" in given):
+        out.print("measuring the speed of this machine ...")
+        rest = within(config, pictures, accelerator, budget - (time.perf_counter() - started), given)
+    elif options.preset:
+        rest = Planned(config, ())
+    else:
+        rest = fixed_steps(config, given)
+    return Planned(check(rest.config), (*base.reasons, *rest.reasons)), pictures
 
 
 def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
@@ -152,7 +170,9 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
     run = Run(options.out or Path("runs") / open_source(options.data).name)
     description = run.description()
     config = description.config
-    changed = [name for name in ("size", "budget", "preset") if getattr(options, name) is not None]
+    changed = [name for name in ("budget", "preset") if getattr(options, name) is not None]
+    if (size := parse_size(options.size)) is not None:
+        given["data.size"] = size
     changed += [name for name, value in given.items() if value != _field(config, name)]
     if changed:
         raise UserError(
@@ -174,7 +194,7 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
             f"{options.data or config.data.path}: not the pictures this run was started with; bring them back, or "
             "start another run"
         )
-    accelerator, _ = _accelerator(options.device, config.train.precision)
+    accelerator = _accelerator(options.device, config.train.precision)
     trainer = Trainer(config, pictures, accelerator)
     return _follow(trainer, run, description, checkpoint, out)
 
@@ -199,13 +219,15 @@ def _field(config: Config, name: str) -> Any:
     return getattr(getattr(config, section), item)
 
 
-def _accelerator(device: str | None, precision: str) -> tuple[Any, Any]:
-    from accelerate import Accelerator
+def _accelerator(device: str | None, precision: str) -> Accelerator:
+    import accelerate
+
+    from ddpm.pipeline import pick_device
 
     if device not in (None, "cpu", "cuda", "mps"):
         raise UserError(f"--device {device}: takes cpu, cuda or mps")
-    accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
-    return accelerator, accelerator.device
+    pick_device(device)
+    return accelerate.Accelerator(mixed_precision=precision, cpu=device == "cpu")
 
 
 def _pictures(source: Source, config: Config, out: Console) -> Pictures:
@@ -224,12 +246,16 @@ def _pictures(source: Source, config: Config, out: Console) -> Pictures:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM ask training to stop after its step; a second one stops it at once."""
+    """Inside `with`, Ctrl-C and SIGTERM ask training to stop after its step; a second one stops it at once."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> _Signals:
         self.received = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._receive)
+        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received:
@@ -243,14 +269,15 @@ def _follow(
 ) -> int:
     """Trains, and shows it."""
     from ddpm.commands.watch import watch
-    from ddpm.train import fit
+    from ddpm.train import Ended, fit
 
-    signals = _Signals()
-    with watch(out) as show:
+    complete = False
+    with _Signals() as signals, watch(out) as show:
         for event in fit(trainer, run, description, checkpoint, lambda: bool(signals.received)):
             show(event)
-    if signals.received:
-        out.print(f"stopped; go on with: ddpm train --resume --out {run.folder}")
+            complete = isinstance(event, Ended) and event.complete
+    if not complete:
+        out.print(f"stopped; go on with: ddpm train --resume --out {shlex.quote(str(run.folder))}")
         return 128 + signals.received
     out.print(f"done; draw pictures with: ddpm sample {run.folder}")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -12,6 +12,7 @@ from ddpm.plan import duration
 from ddpm.train import Began, Ended, Logged, Previewed, Saved, TrainEvent
 
 
+@runtime_checkable
 class Watch(Protocol):
     """Shows events between `with` and its end."""
 

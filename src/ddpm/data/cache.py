@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ddpm.atomic import flush_folder
 from ddpm.data import decode
 from ddpm.data.digest import workers_here
 from ddpm.data.pictures import Pictures
@@ -195,7 +196,7 @@ def _publish(partial: Path, place: Path, total: int, size: tuple[int, int], chan
     for _ in range(10):
         try:
             partial.rename(place)
-            _flush_folder(place.parent)
+            flush_folder(place.parent)
         except OSError:
             if not place.exists():
                 raise
@@ -232,13 +233,3 @@ def _unusable(source: Source, skipped: list[Skipped]) -> UserError:
 def _flush(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last through a power failure, where the system lets folders be flushed."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
