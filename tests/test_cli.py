@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, what it writes, and what it says to a mistake."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -318,3 +319,32 @@ def test_info_of_run_checkpoint_and_file(call, workplace):
 def test_info_of_a_preset(call, name, count):
     status, out, _ = call("info", name)
     assert status == 0 and f"{count} parameters" in out and "Ho et al. 2020" in out
+
+
+def test_a_dry_resume_trains_nothing_and_info_needs_no_checkpoint(call, workplace):
+    assert call("train", "photos", *tiny.QUICK, "--steps", 4, "--out", "run")[0] == 0
+    shutil.rmtree(workplace / "run" / "checkpoints" / "000000004")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (workplace / "run").rglob("*"))
+    status, out, _ = call("train", "--resume", "--dry-run", "--out", "run")
+    assert status == 0 and "would go on after step" in out
+    assert sorted((path, path.stat().st_mtime_ns) for path in (workplace / "run").rglob("*")) == before
+    shutil.rmtree(workplace / "run" / "checkpoints")
+    status, out, _ = call("info", "run")
+    assert status == 0 and "no checkpoint yet" in out and "--net.channels" in out
+
+
+def test_a_preset_leaves_classes_out_unless_asked(call):
+    options = (
+        "--preset",
+        "cifar10",
+        "--dry-run",
+        "--size",
+        8,
+        "--batch",
+        4,
+        "--net.multipliers",
+        1,
+        "--net.attention",
+    )
+    assert "classes from sub-folders" not in call("train", "photos", *options)[1]
+    assert "2 classes from sub-folders" in call("train", "photos", "--labels", "auto", *options)[1]

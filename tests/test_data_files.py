@@ -202,3 +202,9 @@ def test_zip_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "z.zip").write_bytes(stream.getvalue())
     with pytest.raises(UserError, match=r"z\.zip: no picture in this archive: put \.jpg"):
         open_source(tmp_path / "z.zip")
+
+
+def test_files_that_are_no_pictures_are_counted_and_named(animals: Path) -> None:
+    for name in ("cat/notes.txt", "dog/a.heic", "dog/b.HEIC", ".hidden.heic"):
+        (animals / name).write_bytes(b"x")
+    assert "other files are left alone: 2 .heic, 1 .txt" in open_source(animals).notes

@@ -85,9 +85,18 @@ def test_a_folder_of_something_else_is_left_alone(model, tmp_path, name):
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
     path.write_text("mine")
-    with pytest.raises(UserError, match="not written by ddpm sample; choose another --out"):
+    with pytest.raises(UserError, match="more than ddpm sample wrote; choose another --out"):
         model.sample(1, steps=2).save(tmp_path / "out")
     assert listing(tmp_path) == {f"out/{name}": b"mine"}
+
+
+def test_a_file_of_one_s_own_beside_samples_is_not_lost(model, tmp_path):
+    model.sample(1, steps=2).save(tmp_path / "out")
+    model.sample(1, steps=2, seed=1).save(tmp_path / "out")
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="more than ddpm sample wrote; choose another --out"):
+        model.sample(1, steps=2).save(tmp_path / "out")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
 def test_a_file_is_not_a_folder(model, tmp_path):

@@ -67,7 +67,8 @@ class Chain:
         if betas.ndim != 1 or len(betas) == 0 or not np.all((betas > 0) & (betas < 1)):
             raise UserError("betas: every β must lie strictly between 0 and 1, and there must be at least one")
         log_alpha_bar = np.cumsum(np.log1p(-betas))
-        gamma = np.log(np.expm1(-log_alpha_bar))  # log((1 − ᾱ)/ᾱ) without the cancellation in 1 − ᾱ
+        # log((1 − ᾱ)/ᾱ) without the cancellation in 1 − ᾱ, and without overflow where ᾱ is next to nothing
+        gamma = np.log(-np.expm1(log_alpha_bar)) - log_alpha_bar
         return cls(np.concatenate([[-math.inf], gamma]), np.arange(len(betas) + 1) - 1.0)
 
     @classmethod

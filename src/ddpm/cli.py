@@ -59,6 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        print(f"ddpm: {error.filename or name}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        print("ddpm: out of memory: take a smaller --batch or --size, or --train.accumulate 2", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -167,6 +167,7 @@ class Config:
 def check(config: Config) -> Config:
     """The config itself; UserError names the option out of its range. Net sizes are checked by the net."""
     data, net, optimizer, train = config.data, config.net, config.optimizer, config.train
+    weighable = config.loss.weight == "simple" or config.denoiser.predicts != "mean"
     rules: list[tuple[str, Any, bool, str]] = [
         ("--data.size", data.size, min(data.size) >= 1, "is at least 1 x 1"),
         ("--data.channels", data.channels, data.channels in (1, 3), "takes 1 (grey) or 3 (colour)"),
@@ -181,6 +182,15 @@ def check(config: Config) -> Config:
         ("--net.groups", net.groups, net.groups >= 1, "is at least 1"),
         ("--net.dropout", net.dropout, 0 <= net.dropout < 1, "lies in [0, 1)"),
         ("--chain.steps", config.chain.steps, config.chain.steps >= 1, "is at least 1"),
+        (
+            "--chain.betas",
+            "given",
+            not config.chain.betas or config.chain.schedule == "betas",
+            "needs --chain.schedule betas",
+        ),
+        ("--loss.weight", config.loss.weight, weighable, "needs a net that predicts eps, x0 or v"),
+        ("--loss.min-snr", config.loss.min_snr, config.loss.min_snr > 0, "is positive"),
+        ("--loss.p2-k", config.loss.p2_k, config.loss.p2_k > 0, "is positive"),
         ("--loss.huber-delta", config.loss.huber_delta, config.loss.huber_delta > 0, "is positive"),
         ("--optimizer.lr", optimizer.lr, optimizer.lr > 0, "is positive"),
         ("--optimizer.warmup", optimizer.warmup, optimizer.warmup >= 0, "is not negative"),

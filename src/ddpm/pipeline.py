@@ -67,11 +67,7 @@ class Samples:
         The folder appears whole or not at all. One that `save` wrote before is replaced; UserError for any
         other that is not empty. Each PNG carries the record in its text fields.
         """
-        folder = Path(folder)
-        if folder.resolve() == Path.cwd():
-            raise UserError(f"{folder}: is the folder you stand in; choose another --out")
-        if folder.exists() and not (folder / _RECORD).is_file() and (folder.is_file() or any(folder.iterdir())):
-            raise UserError(f"{folder}: is not empty and was not written by ddpm sample; choose another --out")
+        folder = check_out(folder)
         try:
             return self._save(folder)
         except OSError as error:
@@ -93,6 +89,19 @@ class Samples:
             labels = None if self.labels is None else list(self.labels)
             write_json(beside / _RECORD, {**self.record, "classes": list(self.classes), "labels": labels})
         return folder
+
+
+def check_out(folder: str | Path) -> Path:
+    """The folder, if samples may be saved there: new, empty, or holding only what `save` wrote before."""
+    folder = Path(folder)
+    if folder.resolve() == Path.cwd():
+        raise UserError(f"{folder}: is the folder you stand in; choose another --out")
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; choose another --out")
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if found and (_RECORD not in found or found - {_RECORD, "grid.png", "film.webp", "pictures"}):
+        raise UserError(f"{folder}: is not empty and holds more than ddpm sample wrote; choose another --out")
+    return folder
 
 
 class Pipeline:
@@ -153,7 +162,7 @@ class Pipeline:
             steps: so many levels of the chain, or a spec of Chain.respace; by default 50 for ddim, all for ddpm.
             label: a class by name or number, for all or one each; by default drawn as often as in the data.
             size: another height and width than trained at.
-            batch: pictures computed at once.
+            batch: pictures computed at once; by default fewer of larger ones.
             frames: keep the walk of the first pictures for a film.
             progress: called with (steps done, steps in all).
         """
@@ -174,7 +183,9 @@ class Pipeline:
         check_size((height, width), getattr(model.net, "stride", 1))
         shape = (self.description.config.data.channels, height, width)
         labels = self._labels(n, first, seed, label)
-        batch = min(n, batch or (64 if self.device.type == "cpu" else 256))
+        # As many as 64 (CPU) or 256 (GPU) pictures of 32 x 32, fewer of larger ones.
+        usual = max(1, (64 if self.device.type == "cpu" else 256) * 1024 // max(1024, height * width))
+        batch = min(n, batch or usual)
         wanted = {round(i * model.chain.T / _FILM_FRAMES) for i in range(_FILM_FRAMES + 1)} | {model.chain.T}
         pixels, kept = [], []
         done, total = 0, -(-n // batch) * model.chain.T
@@ -208,12 +219,14 @@ class Pipeline:
         return Samples(np.concatenate(pixels), drawn, self.classes, record, tuple(kept))
 
     def _labels(self, n: int, first: int, seed: int, label: Any) -> torch.Tensor | None:
-        if label is not None and not isinstance(label, (str, int, np.integer)):
+        if isinstance(label, (torch.Tensor, np.ndarray, np.integer)):
+            label = label.tolist()
+        if label is not None and not isinstance(label, (str, int)):
             if len(label) != n:
                 raise UserError(f"label: {len(label)} labels for {n} pictures; give one, or one for each")
             return torch.tensor([self.class_number(one) for one in label])
         if label is not None:
-            return torch.full((n,), self.class_number(str(label)))
+            return torch.full((n,), self.class_number(label))
         if not self.classes:
             return None
         frequencies = self.description.facts.frequencies or (1.0,) * len(self.classes)

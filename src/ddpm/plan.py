@@ -27,13 +27,14 @@ from ddpm.config import (
 )
 from ddpm.data import Pictures, Source
 from ddpm.errors import UserError
-from ddpm.train import Trainer, preview_layout
+from ddpm.train import PREVIEW_STEPS, Trainer, preview_layout
 
 DEFAULT_BUDGET = 3600.0
 # A model is worth looking at after some 50,000 pictures. These sizes and widths see as many in the time.
 _SHORT = 1800.0  # until then pictures are at most 32 pixels a side
 _SECONDS = 600.0  # for a net of 32 channels over 256 places; the time goes with places and the square of channels
 _MEASURED_SECONDS = 6.0
+_CHECKPOINT_SECONDS, _LOG_SECONDS = 600.0, 5.0  # at the most between two of them
 _RESERVE = 0.95  # of the budget: the machine may be slower later than while it was measured
 
 
@@ -63,17 +64,17 @@ def for_data(
     if channels == 1:
         reasons.append("no flips: grey pictures are often of things that face one way; --data.flip turns them on")
     if size is None:
-        largest = 128 if device.type == "cuda" else 32 if seconds < _SHORT else 64
+        largest = 32 if device.type != "cuda" and seconds < _SHORT else 64
         size, exact = _size(look.sizes, largest)
         why = (
-            "all pictures have it"
+            "the pictures' own, in whole 4s"
             if exact
             else f"sized for {duration(seconds)} on {device.type}; --size asks for more"
         )
         reasons.append(f"size {size[0]} x {size[1]}: {why}")
     net, reason = _net(size, device, seconds)
     reasons.append(f"net: {reason}")
-    usual = 32 if device.type == "cpu" else 128
+    usual = 128 if device.type == "cuda" and max(size) <= 32 else 64 if device.type == "cuda" else 32
     batch = min(usual, len(source))
     reasons.append(f"batch {batch}: " + (f"usual on {device.type}" if batch == usual else "all pictures at once"))
     # Adam's rate goes down with the width (Nichol & Dhariwal 2021, section 6, scale it by 1/√channels).
@@ -95,10 +96,13 @@ def for_data(
 
 
 def _size(sizes: dict[tuple[int, int], int], largest: int) -> tuple[tuple[int, int], bool]:
-    """The pictures' own size, if it is one and not too large, else a square most fill; whether it is their own."""
+    """The pictures' own size in whole 4s, if they have one that is not too large, else a square most of them fill.
+
+    The second value says which of the two it is.
+    """
     common = max(sizes, key=lambda size: sizes[size])
-    if len(sizes) == 1 and max(common) <= largest and common[0] % 4 == common[1] % 4 == 0:
-        return common, True
+    if len(sizes) == 1 and max(common) <= largest and min(common) >= 4:
+        return (common[0] // 4 * 4, common[1] // 4 * 4), True
     sides = sorted(min(size) for size, count in sizes.items() for _ in range(count))
     median = sides[len(sides) // 2]
     side = max((side for side in (16, 32, 64, 128) if side <= min(median, largest)), default=16)
@@ -110,7 +114,8 @@ def _net(size: tuple[int, int], device: torch.device, seconds: float) -> tuple[N
     if device.type == "cuda":
         levels = _levels(size, patch=1)
         multipliers = (1, *(2 for _ in range(levels - 1)))
-        return NetConfig(128, multipliers, 2, (levels - 2,) if levels > 1 else ()), "Ho et al.'s widths"
+        attention = tuple(level for level in range(levels) if max(size) >> level == 16)
+        return NetConfig(128, multipliers, 2, attention), "Ho et al.'s widths"
     patch = 2 if min(size) >= 24 and size[0] % 2 == size[1] % 2 == 0 else 1
     levels = _levels(size, patch)
     places = size[0] * size[1] / patch**2
@@ -130,8 +135,8 @@ def _levels(size: tuple[int, int], patch: int) -> int:
     return levels
 
 
-def fixed_steps(config: Config, asked: Iterable[str], previews: int = 10) -> Planned:
-    """The rest of a config whose number of steps is known."""
+def fixed_steps(config: Config, asked: Iterable[str], previews: int = 10, seconds: float | None = None) -> Planned:
+    """The rest of a config whose number of steps is known, and perhaps the seconds a step takes."""
     asked = set(asked)
     steps, reasons = config.train.steps, []
     optimizer, train = config.optimizer, config.train
@@ -143,13 +148,15 @@ def fixed_steps(config: Config, asked: Iterable[str], previews: int = 10) -> Pla
         optimizer = replace(optimizer, ema=1.0 - 1.0 / horizon)
         reasons.append(f"EMA over the last {horizon} steps: 5 % of them, at most 10,000")
     if "train.checkpoint_every" not in asked:
-        train = replace(train, checkpoint_every=min(steps, max(50, steps // 10)))
+        longest = max(1, int(_CHECKPOINT_SECONDS / seconds)) if seconds else steps
+        train = replace(train, checkpoint_every=min(steps, max(50, steps // 10), longest))
         reasons.append(f"a checkpoint every {train.checkpoint_every} steps, the newest {train.keep} kept")
     if "train.preview_every" not in asked:
         train = replace(train, preview_every=-(-steps // max(1, previews)))
         reasons.append(f"a preview every {train.preview_every} steps: {max(1, previews)} in all")
     if "train.log_every" not in asked:
-        train = replace(train, log_every=max(1, min(100, steps // 50)))
+        longest = max(1, int(_LOG_SECONDS / seconds)) if seconds else 100
+        train = replace(train, log_every=max(1, min(100, steps // 50, longest)))
     return Planned(replace(config, optimizer=optimizer, train=train), tuple(reasons))
 
 
@@ -163,6 +170,7 @@ def within(
     step = measure(trainer)
     glance = _preview_seconds(trainer, step)
     del trainer
+    accelerator.free_memory()  # it keeps what it prepared
     left = seconds * _RESERVE - (time.perf_counter() - began)
     previews = 10 if "train.preview_every" not in asked else 0
     # Previews are ten at the most and take a tenth of the time at the most.
@@ -174,7 +182,7 @@ def within(
             "--size, --batch or --net.channels"
         )
     config = config.with_(train__steps=steps)
-    planned = fixed_steps(config, asked, previews)
+    planned = fixed_steps(config, asked, previews, step)
     speed = config.train.batch / step
     reason = f"{steps} steps: at the {speed:.0f} pictures a second measured here they fill {duration(seconds)}"
     return Planned(planned.config, (reason, *planned.reasons))
@@ -197,7 +205,7 @@ def measure(trainer: Trainer, seconds: float = _MEASURED_SECONDS) -> float:
 def _preview_seconds(trainer: Trainer, step: float) -> float:
     """A forward pass is about a third of a training step's work."""
     count = preview_layout(len(trainer.pictures.classes))[0]
-    return 25 * step / 3 * count / trainer.config.train.batch
+    return PREVIEW_STEPS * step / 3 * count / trainer.config.train.batch
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -1,7 +1,8 @@
 """The papers' settings, as functions that return a config.
 
 Ho et al. 2020, section 4 and appendix B; batch, rate and steps from there and from the published code. Where
-paper and code disagree the comment says which is taken.
+paper and code disagree the comment says which is taken. The models are unconditional: sub-folders are classes only
+with `--labels auto`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ddpm.errors import UserError
 def cifar10() -> Config:
     """Ho et al. 2020, CIFAR-10: 35.7M parameters, FID 3.17 after 800,000 steps of 128."""
     return Config(
-        DataConfig(size=(32, 32), flip=True),
+        DataConfig(size=(32, 32), labels="none", flip=True),
         NetConfig(128, (1, 2, 2, 2), 2, attention=(1,), dropout=0.1),
         ChainConfig("linear", 1000),
         DenoiserConfig("eps", "large"),
@@ -63,7 +64,7 @@ def lsun_cat256() -> Config:
 def _ho256(steps: int, channels: int = 128, flip: bool = True) -> Config:
     # "small": the published LSUN code's fixedsmall; CIFAR-10's is fixedlarge.
     return Config(
-        DataConfig(size=(256, 256), flip=flip),
+        DataConfig(size=(256, 256), labels="none", flip=flip),
         NetConfig(channels, (1, 1, 2, 2, 4, 4), 2, attention=(4,), dropout=0.0),
         ChainConfig("linear", 1000),
         DenoiserConfig("eps", "small"),

@@ -109,6 +109,8 @@ def walk(
 def make_sampler(name: str, eta: float = 0.0) -> Sampler[Any]:
     """The sampler of a name: ddpm or ddim."""
     if name == "ddpm":
+        if eta:
+            raise UserError(f"--eta {eta}: belongs to the sampler ddim; ddpm has none")
         return Ancestral()
     if name == "ddim":
         return DDIM(eta)

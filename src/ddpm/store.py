@@ -123,14 +123,20 @@ class Run:
 
     def exists(self) -> bool:
         """Whether there is a run in the folder."""
-        return (self.folder / "config.json").is_file()
+        return (self.folder / "config.json").is_file() or bool(self._folders())
 
     def description(self) -> Description:
-        """What the run is."""
+        """What the run is; where config.json is damaged, as the newest whole checkpoint describes it."""
         path = self.folder / "config.json"
-        if not path.is_file():
+        if not self.exists():
             raise UserError(f"{self.folder}: holds no run (there is no config.json in it)")
-        return Description.from_json(read_json(path), str(path))
+        try:
+            return Description.from_json(read_json(path), str(path))
+        except UserError:
+            checkpoint, _ = self.newest()
+            if checkpoint is None:
+                raise
+            return load_weights(checkpoint.folder / "ema.safetensors")[1]
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from ddpm.noise import Purpose, bits, normals
 from ddpm.pipeline import Pipeline
 from ddpm.store import Checkpoint, Description, Facts, Run
 
-_PREVIEW_STEPS = 25
+PREVIEW_STEPS = 25
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,8 @@ def fit(
         since, sums = window["since"], sums.new_tensor(window["sums"])
 
     def save(step: int) -> Saved:
+        if not math.isfinite(sums[0].item()):
+            raise _diverged(step)
         window = {"since": since, "sums": sums.tolist()}
         state = {"images": step * train.batch, "window": window, **trainer.state()}
         return Saved(step, run.save(replace(description, step=step), trainer.tensors(), state, train.keep))
@@ -258,16 +260,15 @@ def fit(
     while step < steps and not stopped:
         terms, gradient = trainer.step(step)
         step += 1
-        sums += torch.stack([terms.loss.mean(), terms.mse.mean(), gradient.to(sums.device)])
+        # A gradient that overflows in half precision is skipped by the scaler, and left out here.
+        gradient = torch.where(gradient.isfinite(), gradient, 0.0).to(sums.device)
+        sums += torch.stack([terms.loss.mean(), terms.mse.mean(), gradient])
         stopped = stop()
         if step % train.log_every == 0 or step == steps:
             loss, mse, norm = (sums / (step - since)).tolist()
             seconds = time.perf_counter() - clock
             if not math.isfinite(loss):
-                raise UserError(
-                    f"step {step}: the loss is no longer a number; take a lower --lr, or --train.precision no, "
-                    "and start again from the last checkpoint with --resume"
-                )
+                raise _diverged(step)
             speed = (step - clocked) * train.batch / seconds
             left = (steps - step) * train.batch / speed
             rate = learning_rate(config.optimizer, step - 1, steps)
@@ -278,15 +279,22 @@ def fit(
             since = clocked = step
             clock = time.perf_counter()
         paused = time.perf_counter()
-        if train.preview_every and (step % train.preview_every == 0 or step == steps):
-            yield preview(trainer, run, replace(description, step=step))
         if step % train.checkpoint_every == 0 or step == steps:
             yield save(step)
             saved = step
+        if train.preview_every and (step % train.preview_every == 0 or step == steps):
+            yield preview(trainer, run, replace(description, step=step))
         clock += time.perf_counter() - paused
     if step != saved:
         yield save(step)
     yield Ended(step, complete=step == steps)
+
+
+def _diverged(step: int) -> UserError:
+    return UserError(
+        f"step {step}: the loss is no longer a number, and nothing was saved since it was; start another run with "
+        "a lower --lr, or with --train.precision no"
+    )
 
 
 def preview(trainer: Trainer, run: Run, description: Description) -> Previewed:
@@ -294,7 +302,7 @@ def preview(trainer: Trainer, run: Run, description: Description) -> Previewed:
     model = build_denoiser(trainer.config, trainer.ema)
     pipeline = Pipeline(model, description, run.folder.name)
     count, columns, labels = preview_layout(len(pipeline.classes))
-    pixels = pipeline.sample(count, steps=min(_PREVIEW_STEPS, model.chain.T), label=labels).grid(columns)
+    pixels = pipeline.sample(count, steps=min(PREVIEW_STEPS, model.chain.T), label=labels).grid(columns)
     folder = run.folder / "samples"
     folder.mkdir(exist_ok=True)
     path = folder / f"{description.step:09d}.png"

@@ -38,15 +38,19 @@ def main(arguments: Sequence[str]) -> int:
     from ddpm.store import Run, load_weights
 
     run = Run(options.model)
-    try:
-        path, notes = find(options.model)
-    except UserError as error:
-        raise UserError(f"{error}; presets: {', '.join(PRESETS)}") from None
-    for note in notes:
-        out.print(f"note: {note}")
-    _, description = load_weights(path)
+    if run.exists() and run.newest() == (None, []):
+        description = run.description()
+        out.print(f"{run.folder}: no checkpoint yet")
+    else:
+        try:
+            path, notes = find(options.model)
+        except UserError as error:
+            raise UserError(f"{error}; presets: {', '.join(PRESETS)}") from None
+        for note in notes:
+            out.print(f"note: {note}")
+        _, description = load_weights(path)
+        out.print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     config, facts = description.config, description.facts
-    out.print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     seen = description.step * config.train.batch
     out.print(f"step {description.step:,} of {config.train.steps:,}, {seen:,} pictures seen")
     records = run.records() if run.exists() else []

@@ -33,7 +33,7 @@ class Options:
     """A class by number or name."""
     size: Annotated[str | None, unset("SIZE", "as trained")] = None
     """Height and width: 64, or 64x96."""
-    batch: Annotated[int | None, unset("B", "64 on a CPU, 256 on a GPU")] = None
+    batch: Annotated[int | None, unset("B", "64 of 32 x 32 on a CPU, 256 on a GPU")] = None
     """Pictures computed at once."""
     weights: Literal["ema", "model"] = "ema"
     """Averaged weights, or as they are."""
@@ -48,13 +48,15 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "sample", arguments, _DESCRIPTION)
     from ddpm.memory import keep_freed_memory
-    from ddpm.pipeline import load
+    from ddpm.pipeline import check_out, load
 
     keep_freed_memory()
     out = console()
     model = load(options.model, options.device, options.weights)
     for note in model.notes:
         out.print(f"note: {note}")
+    folder = check_out(options.out or Path("samples") / model.name)
+    replaced = folder.is_dir() and any(folder.iterdir())
     start = time.perf_counter()
     with progress("sampling") as advance:
         samples = model.sample(
@@ -70,7 +72,9 @@ def main(arguments: Sequence[str]) -> int:
             progress=advance,
         )
     seconds = time.perf_counter() - start
-    folder = samples.save(options.out or Path("samples") / model.name)
+    samples.save(folder)
+    if replaced:
+        out.print(f"the samples that were in {folder} are replaced")
     record = samples.record
     out.print(
         f"{len(samples)} pictures of {model.name}, {record['sampler']} with {record['steps']} steps, "

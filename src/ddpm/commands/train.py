@@ -94,7 +94,8 @@ def main(arguments: Sequence[str]) -> int:
     from ddpm.store import Description, Run
 
     keep_freed_memory()
-    source = open_source(options.data, given.get("data.labels", "auto"))
+    usual = preset(options.preset).data.labels if options.preset else "auto"
+    source = open_source(options.data, given.get("data.labels", usual))
     run = Run(options.out or Path("runs") / source.name)
     if run.exists() and not options.dry_run:
         raise UserError(f"{run.folder}: holds a run already; continue it with --resume, or choose another --out")
@@ -151,7 +152,10 @@ def _plan(
         out.print("measuring the speed of this machine ...")
         rest = within(config, pictures, accelerator, budget - (time.perf_counter() - started), given)
     elif options.preset:
-        rest = Planned(config, ())
+        warmup, steps = config.optimizer.warmup, config.train.steps
+        late = warmup > steps // 5
+        reason = f"the preset's warm-up of {warmup} steps is long for {steps}: --optimizer.warmup shortens it"
+        rest = Planned(config, (reason,) if late else ())
     else:
         rest = fixed_steps(config, given)
     return Planned(check(rest.config), (*base.reasons, *rest.reasons)), pictures
@@ -186,6 +190,10 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
         raise UserError(f"{run.folder}: no checkpoint of this run is whole; start it anew with another --out")
     if checkpoint and checkpoint.step >= config.train.steps:
         out.print(f"{run.folder}: complete at step {checkpoint.step:,}; sample it with ddpm sample {run.folder}")
+        return 0
+    if options.dry_run:
+        out.print(f"{run.folder}: would go on after step {checkpoint.step if checkpoint else 0:,}")
+        out.print(config_table(config))
         return 0
     source = open_source(options.data or config.data.path, config.data.labels)
     pictures = _pictures(source, config, out)
@@ -246,11 +254,12 @@ def _pictures(source: Source, config: Config, out: Console) -> Pictures:
 
 
 class _Signals:
-    """Inside `with`, Ctrl-C and SIGTERM ask training to stop after its step; a second one stops it at once."""
+    """Inside `with`, Ctrl-C, SIGTERM or a closed terminal stop training after its step, a second one at once."""
 
     def __enter__(self) -> _Signals:
         self.received = 0
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+        self._before = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def __exit__(self, *error: object) -> None:

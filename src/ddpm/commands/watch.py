@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -12,20 +11,7 @@ from ddpm.plan import duration
 from ddpm.train import Began, Ended, Logged, Previewed, Saved, TrainEvent
 
 
-@runtime_checkable
-class Watch(Protocol):
-    """Shows events between `with` and its end."""
-
-    def __enter__(self) -> Watch: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def __call__(self, event: TrainEvent) -> None: ...
-
-
-def watch(console: Console) -> Watch:
+def watch(console: Console) -> Lines:
     """The one that fits where the output goes."""
     return Live(console) if console.is_terminal else Lines(console)
 
@@ -75,6 +61,8 @@ class Live(Lines):
             self.bar.update(self.task, completed=event.step, total=self.steps, now=describe(event, self.steps))
         else:
             super().__call__(event)
+        if isinstance(event, Began):
+            self.bar.update(self.task, completed=event.step, total=self.steps)
 
 
 def describe(event: TrainEvent, steps: int) -> str:

@@ -7,7 +7,8 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import final
@@ -31,7 +32,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.names = [name for name in _walk(root, "", set()) if _is_picture(name)]
+        self.names, self.others = _sorted_out(_walk(root, "", set()))
 
     def open(self, name: str) -> io.BufferedReader:
         return (self._root / name).open("rb")
@@ -49,7 +50,7 @@ class Archive:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, ValueError, EOFError) as error:
             raise UserError(f"{path}: not a whole zip archive ({error}): copy or download it again") from None
-        self.names = list(dict.fromkeys(name for name in self._zip.namelist() if _is_picture(name)))
+        self.names, self.others = _sorted_out(dict.fromkeys(self._zip.namelist()))
 
     def open(self, name: str) -> io.BytesIO:
         return io.BytesIO(self.read(name))
@@ -77,6 +78,9 @@ class FileSource(Source):
         self._files = ["/".join(parts) for parts in names]
         self._shown = ["/".join(parts[depth:]) for parts in names]
         classes, index, notes = _classes([parts[depth:] for parts in names], where, labels)
+        if store.others:
+            listed = ", ".join(f"{n:,} {suffix or 'without ending'}" for suffix, n in store.others.most_common())
+            notes = (*notes, f"other files are left alone: {listed}")
         super().__init__(name, classes, index, notes)
 
     def __len__(self) -> int:
@@ -103,10 +107,19 @@ class FileSource(Source):
             return decode.reason(error).encode()
 
 
-def _is_picture(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return name.lower().endswith(SUFFIXES) and not hidden and not name.endswith("/")
+def _sorted_out(names: Iterable[str]) -> tuple[list[str], Counter[str]]:
+    """The pictures among file names, and how many others there are of each ending; hidden ones do not count."""
+    pictures: list[str] = []
+    others: Counter[str] = Counter()
+    for name in names:
+        path = PurePosixPath(name)
+        if name.endswith("/") or any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+            continue
+        if name.lower().endswith(SUFFIXES):
+            pictures.append(name)
+        else:
+            others[path.suffix.lower()] += 1
+    return pictures, others
 
 
 def _walk(folder: Path, prefix: str, above: set[tuple[int, int]]) -> Iterator[str]:
@@ -145,7 +158,7 @@ def _classes(
     if beside:
         raise UserError(
             f"{where}: {_count(len(beside), 'picture')} (such as {beside[0]}) beside the class folders "
-            f"{_listed(classes)}: move every picture into a class folder, or turn classes off (labels none)"
+            f"{_listed(classes)}: move every picture into a class folder, or turn classes off (--labels none)"
         )
     number = {name: k for k, name in enumerate(classes)}
     index = np.array([number[parts[0]] for parts in names], dtype=np.int64)

@@ -162,7 +162,10 @@ def check_size(size: tuple[int, int], stride: int) -> None:
 def _check(widths: Sequence[int], groups: int, attention: Sequence[int], patch: int) -> None:
     uneven = [width for width in widths if width % groups]
     if uneven:
-        raise UserError(f"--net.groups {groups}: must divide the width of every level, and {uneven[0]} is not")
+        raise UserError(
+            f"--net.groups {groups}: must divide the width of every level, and one is {uneven[0]} wide; "
+            "take a divisor of it"
+        )
     if any(not 0 <= level < len(widths) for level in attention):
         raise UserError(f"--net.attention {list(attention)}: this net has the levels 0 to {len(widths) - 1}")
     if patch < 1:
