@@ -66,32 +66,37 @@ def for_data(
     if size is None:
         largest = 32 if device.type != "cuda" and seconds < _SHORT else 64
         size, exact = _size(look.sizes, largest)
-        why = (
-            "the pictures' own, in whole 4s"
-            if exact
-            else f"sized for {duration(seconds)} on {device.type}; --size asks for more"
-        )
+        why = f"sized for {duration(seconds)} on {device.type}; --size asks for more"
+        if exact:
+            why = "the pictures' own" + (", cut to multiples of 4" if size not in look.sizes else "")
         reasons.append(f"size {size[0]} x {size[1]}: {why}")
     net, reason = _net(size, device, seconds)
     reasons.append(f"net: {reason}")
-    usual = 128 if device.type == "cuda" and max(size) <= 32 else 64 if device.type == "cuda" else 32
+    usual = 32 if device.type != "cuda" else 128 if max(size) <= 32 else 64
     batch = min(usual, len(source))
     reasons.append(f"batch {batch}: " + (f"usual on {device.type}" if batch == usual else "all pictures at once"))
     # Adam's rate goes down with the width (Nichol & Dhariwal 2021, section 6, scale it by 1/√channels).
-    rate = 4e-3 * math.sqrt(32 / net.channels) if device.type == "cpu" else 2e-4
+    rate = 4e-3 * math.sqrt(32 / net.channels) if device.type != "cuda" else 2e-4
     reasons.append(
         f"learning rate {rate:.1e}: " + ("high, for a small net and few steps" if rate > 1e-3 else "Ho et al.'s")
+    )
+    # docs/log.md has both comparisons. A narrow net that predicts eps or v has to carry the noise to its output,
+    # for which colour leaves it no room: the samples keep a grain. Grey garments came out best with v.
+    plain = channels == 3 and device.type != "cuda"
+    reasons.append(
+        "x0-prediction with min-SNR weights: a narrow net draws colour pictures with less grain so"
+        if plain
+        else "v-prediction: learns fastest of what we measured"
     )
     config = Config(
         DataConfig(path=path, size=size, channels=channels, flip=channels == 3),
         net,
         ChainConfig("cosine", 1000),
-        DenoiserConfig("v", "large"),
-        LossConfig(times="low-discrepancy"),
+        DenoiserConfig("x0" if plain else "v", "large"),
+        LossConfig(weight="min-snr" if plain else "simple", times="low-discrepancy"),
         OptimizerConfig(lr=rate, decay="cosine", beta2=0.99),
         TrainConfig(batch=batch),
     )
-    reasons.append("v-prediction on a cosine chain with low-discrepancy t: learns fastest of what we measured")
     return Planned(config, tuple(reasons))
 
 

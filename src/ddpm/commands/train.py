@@ -62,7 +62,7 @@ class Options:
     """Highest learning rate."""
     seed: Annotated[int | None, unset("SEED", "0")] = None
     """Seed of everything random."""
-    labels: Annotated[Literal["auto", "none"] | None, unset("auto|none", "auto")] = None
+    labels: Annotated[Literal["auto", "none"] | None, unset("auto|none", "auto, none for a preset")] = None
     """none ignores sub-folders and label arrays."""
     checkpoint_every: Annotated[int | None, unset("N", "ten in all")] = None
     """Steps between two checkpoints."""
