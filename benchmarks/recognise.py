@@ -45,7 +45,7 @@ def idx(path: Path) -> np.ndarray:
 
 
 def as_input(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels).float().div(127.5).sub(1.0).view(-1, 1, 28, 28)
+    return torch.tensor(pixels).float().div(127.5).sub(1.0).view(-1, 1, 28, 28)
 
 
 @torch.no_grad()
