@@ -80,13 +80,13 @@ def for_data(
     reasons.append(
         f"learning rate {rate:.1e}: " + ("high, for a small net and few steps" if rate > 1e-3 else "Ho et al.'s")
     )
-    # docs/log.md has both comparisons. A narrow net that predicts eps or v has to carry the noise to its output,
-    # for which colour leaves it no room: the samples keep a grain. Grey garments came out best with v.
+    # docs/log.md, Flowers: colour pictures of a narrow net kept a grain with v and lost it with x0 and min-SNR.
+    # That is one pair of runs, in which the rate differed too; on grey garments v and x0 could not be told apart.
     plain = channels == 3 and device.type != "cuda"
     reasons.append(
-        "x0-prediction with min-SNR weights: a narrow net draws colour pictures with less grain so"
+        "x0-prediction with min-SNR weights: left less grain in colour pictures of a narrow net"
         if plain
-        else "v-prediction: learns fastest of what we measured"
+        else "v-prediction: what the recipes for grey pictures and for a GPU were chosen with"
     )
     config = Config(
         DataConfig(path=path, size=size, channels=channels, flip=channels == 3),
