@@ -27,7 +27,7 @@ from ddpm.presets import PRESETS
 
 # No field has its default, so that a field that is lost on the way shows.
 OTHER = Config(
-    DataConfig("photos", (48, 64), 1, "none", flip=False),
+    DataConfig(("photos",), (48, 64), 1, labels="none", flip=False),
     NetConfig(64, (1, 3, 5), 3, (0, 2), 0.25, 16, 2),
     ChainConfig("betas", 3, (0.1, 0.2, 0.3)),
     DenoiserConfig("mean", "small", clip=False),

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ddpm.data import decode
+from ddpm.data.decode import Fit
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -49,7 +50,7 @@ def test_orientation(orientation: int, kind: str) -> None:
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](RGB)))
     image = reopened(stored, kind, exif=exif(orientation), **({"lossless": True} if kind == "WEBP" else {}))
     np.testing.assert_array_equal(decode.raw(image), RGB)
-    np.testing.assert_array_equal(decode.fit(image, (5, 7), 3), RGB.transpose(2, 0, 1))
+    np.testing.assert_array_equal(decode.fit(image, Fit((5, 7), 3)), RGB.transpose(2, 0, 1))
 
 
 def test_orientation_of_a_large_jpeg_decoded_small() -> None:
@@ -57,7 +58,7 @@ def test_orientation_of_a_large_jpeg_decoded_small() -> None:
     seen = np.zeros((800, 200, 3), np.uint8)
     seen[:400, :, 0] = 255
     stored = Image.fromarray(np.ascontiguousarray(STORED[6](seen)))
-    out = decode.fit(reopened(stored, "JPEG", exif=exif(6), quality=95), (80, 20), 3).astype(int)
+    out = decode.fit(reopened(stored, "JPEG", exif=exif(6), quality=95), Fit((80, 20), 3)).astype(int)
     assert out.shape == (3, 80, 20)
     assert (out[0, :38] > 245).all() and (out[0, 42:] < 10).all() and (out[1:] < 12).all()
 
@@ -79,7 +80,7 @@ def test_jpeg_is_decoded_no_larger_than_useful(
     orientation: int, stored: tuple[int, int], decoded: tuple[int, int]
 ) -> None:
     image = reopened(Image.new("RGB", stored[::-1]), "JPEG", exif=exif(orientation))
-    decode.fit(image, (80, 20), 3)
+    decode.fit(image, Fit((80, 20), 3))
     assert image.size[::-1] == decoded
 
 
@@ -87,7 +88,7 @@ def test_broken_exif_keeps_the_picture() -> None:
     image = reopened(Image.fromarray(RGB), "PNG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x09junk")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_array_equal(decode.fit(image, (5, 7), 3), RGB.transpose(2, 0, 1))
+        np.testing.assert_array_equal(decode.fit(image, Fit((5, 7), 3)), RGB.transpose(2, 0, 1))
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:
@@ -98,11 +99,11 @@ def luma(rgb: np.ndarray) -> np.ndarray:
 def test_right_sized_pictures_are_untouched() -> None:
     for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
         rgb = reopened(Image.fromarray(RGB), kind, **options)
-        np.testing.assert_array_equal(decode.fit(rgb, (5, 7), 3), RGB.transpose(2, 0, 1))
+        np.testing.assert_array_equal(decode.fit(rgb, Fit((5, 7), 3)), RGB.transpose(2, 0, 1))
     grey = reopened(Image.fromarray(GREY), "PNG")
-    np.testing.assert_array_equal(decode.fit(grey, (5, 7), 1), GREY[None])
-    np.testing.assert_array_equal(decode.fit(grey, (5, 7), 3), np.stack([GREY] * 3))
-    assert np.abs(decode.fit(reopened(Image.fromarray(RGB), "PNG"), (5, 7), 1) - luma(RGB)).max() <= 0.51
+    np.testing.assert_array_equal(decode.fit(grey, Fit((5, 7), 1)), GREY[None])
+    np.testing.assert_array_equal(decode.fit(grey, Fit((5, 7), 3)), np.stack([GREY] * 3))
+    assert np.abs(decode.fit(reopened(Image.fromarray(RGB), "PNG"), Fit((5, 7), 1)) - luma(RGB)).max() <= 0.51
 
 
 def test_transparency_goes_on_white() -> None:
@@ -113,7 +114,7 @@ def test_transparency_goes_on_white() -> None:
         colour = np.broadcast_to(picture[..., :-1], (5, 7, 3)).astype(np.float64)
         share = alpha[..., None] / 255.0
         expected = (colour * share + 255.0 * (1 - share)).transpose(2, 0, 1)
-        out = decode.fit(reopened(Image.fromarray(picture), "PNG"), (5, 7), 3)
+        out = decode.fit(reopened(Image.fromarray(picture), "PNG"), Fit((5, 7), 3))
         assert np.abs(out - expected).max() <= 1.0
         np.testing.assert_array_equal(out[:, 0], colour[0].T)  # opaque: exact
         assert (out[:, 1] == 255).all()
@@ -136,21 +137,21 @@ def test_palette(transparent: bool) -> None:
     expected = colours.copy()
     if transparent:
         expected[3] = 255
-    out = decode.fit(reopened(image, "PNG", **options), (5, 7), 3)
+    out = decode.fit(reopened(image, "PNG", **options), Fit((5, 7), 3))
     np.testing.assert_array_equal(out, expected[number].transpose(2, 0, 1))
 
 
 def test_one_bit_and_sixteen_bits() -> None:
     bits = GREY > 127
-    out = decode.fit(reopened(Image.fromarray(bits), "PNG"), (5, 7), 1)
+    out = decode.fit(reopened(Image.fromarray(bits), "PNG"), Fit((5, 7), 1))
     np.testing.assert_array_equal(out[0], bits * np.uint8(255))
     deep = (GREY.astype(np.uint16) * 257).astype(np.uint16)
-    np.testing.assert_array_equal(decode.fit(reopened(Image.fromarray(deep), "PNG"), (5, 7), 1)[0], GREY)
+    np.testing.assert_array_equal(decode.fit(reopened(Image.fromarray(deep), "PNG"), Fit((5, 7), 1))[0], GREY)
 
 
 def test_cmyk_jpeg() -> None:
     flat = Image.new("RGB", (16, 16), (200, 40, 90))
-    out = decode.fit(reopened(flat.convert("CMYK"), "JPEG", quality=100), (16, 16), 3).astype(int)
+    out = decode.fit(reopened(flat.convert("CMYK"), "JPEG", quality=100), Fit((16, 16), 3)).astype(int)
     assert np.abs(out - np.array([200, 40, 90])[:, None, None]).max() <= 4
 
 
@@ -172,7 +173,7 @@ def ramp(h: int, w: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
 )
 def test_geometry(size: tuple[int, int], scale: float, left: float, top: float) -> None:
     image, _, _ = ramp(60, 120)
-    out = decode.fit(image, size, 3).astype(np.float64)
+    out = decode.fit(image, Fit(size, 3)).astype(np.float64)
     assert out.shape == (3, *size)
     x = left + (np.arange(size[1]) + 0.5) / scale - 0.5
     y = top + (np.arange(size[0]) + 0.5) / scale - 0.5
@@ -183,13 +184,13 @@ def test_geometry(size: tuple[int, int], scale: float, left: float, top: float) 
 
 def test_enlarging_keeps_the_centre() -> None:
     image, _, _ = ramp(40, 80)
-    out = decode.fit(image, (80, 80), 3).astype(np.float64)
+    out = decode.fit(image, Fit((80, 80), 3)).astype(np.float64)
     x = 20 + (np.arange(80) + 0.5) / 2 - 0.5
     assert np.abs(out[0] - x).max() <= 0.75
 
 
 def test_cut_without_scaling_is_exact() -> None:
-    out = decode.fit(Image.fromarray(RGB), (5, 4), 3)
+    out = decode.fit(Image.fromarray(RGB), Fit((5, 4), 3))
     np.testing.assert_array_equal(out, RGB[:, 1:5].transpose(2, 0, 1))
 
 
@@ -197,7 +198,7 @@ def test_shrinking_averages() -> None:
     """A fine chequerboard becomes grey, not a moiré; also through JPEG's decoding at a fraction."""
     board = (np.indices((512, 512)).sum(0) % 2 * 255).astype(np.uint8)
     for image in (Image.fromarray(board), reopened(Image.fromarray(board), "JPEG", quality=100)):
-        out = decode.fit(image, (32, 32), 1).astype(np.float64)
+        out = decode.fit(image, Fit((32, 32), 1)).astype(np.float64)
         assert np.abs(out - 127.5).max() <= 3
 
 

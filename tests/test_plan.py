@@ -90,7 +90,7 @@ def test_grey_pictures_stay_grey_and_are_not_mirrored(tmp_path, grey):
 def test_no_more_pictures_a_step_than_there_are(tmp_path):
     assert planned(tiny.photos(tmp_path / "few", 5)).config.train.batch == 5
     assert planned(tiny.photos(tmp_path / "many", 40)).config.train.batch == 32
-    assert planned(tmp_path / "few").config.data.path == str(tmp_path / "few")
+    assert planned(tmp_path / "few").config.data.path == (str(tmp_path / "few"),)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (20, 20), (36, 36), (50, 30), (7, 7), (24, 25)])

@@ -39,7 +39,7 @@ from ddpm.train import (
 
 def tiny(**changes) -> Config:
     config = Config(
-        DataConfig("stripes", (8, 8), 1, flip=True),
+        DataConfig(("stripes",), (8, 8), 1, flip=True),
         NetConfig(8, (1, 2), 1, (), dropout=0.1, groups=4),
         ChainConfig("cosine", 50),
         DenoiserConfig("v"),

@@ -23,7 +23,7 @@ QUICK = [*NET, "--size", "8", "--batch", "4", "--device", "cpu"]
 def config(**changes: Any) -> Config:
     """A net of 8 channels on pictures of 8 x 8, a chain of 40 steps."""
     made = Config(
-        DataConfig("zoo", (8, 8), 1),
+        DataConfig(("zoo",), (8, 8), 1),
         NetConfig(8, (1, 2), 1, (), dropout=0.0, groups=4),
         ChainConfig("cosine", 40),
         DenoiserConfig("v"),

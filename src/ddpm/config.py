@@ -20,16 +20,24 @@ C = TypeVar("C")
 class DataConfig:
     """The pictures."""
 
-    path: str = ""
-    """Folder, archive, array file or embedded name."""
+    path: tuple[str, ...] = ()
+    """Folders, archives, array files, lists, hub ids or embedded names; several are one set."""
     size: tuple[int, int] = (32, 32)
     """Height and width pictures are brought to."""
     channels: int = 3
-    """1 for grey, 3 for colour."""
+    """1 for grey, 3 for colour, 4 for colour with transparency."""
+    crop: Literal["centre", "random", "pad", "none"] = "centre"
+    """Where shapes differ: cut from the centre, cut at random, pad to the shape, or stretch (none)."""
+    background: str = "white"
+    """Colour behind transparency and padding: a name or #rrggbb."""
     labels: Literal["auto", "none"] = "auto"
     """auto takes classes from first-level sub-folders or label arrays; none ignores them."""
+    holdout: str = ""
+    """Pictures never trained on: a share such as 0.05, a first-level sub-folder, or other DATA."""
     flip: bool = True
     """Mirror pictures left to right at random."""
+    cache: Literal["auto", "always", "never"] = "auto"
+    """Decode once into a cache, or stream from the files at every step; auto streams what is too large."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,14 @@ class TrainConfig:
     """Seed of everything random."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
+    compile: bool = False
+    """Compile the net: slower to start, then faster."""
+    checkpoint_activations: bool = False
+    """Compute activations again on the way back instead of keeping them: less memory, more time."""
+    init_from: str = ""
+    """Model whose weights training starts from."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where the log goes besides log.jsonl, through accelerate."""
     log_every: int = 50
     """Steps between two lines of the log."""
     preview_every: int = 5000
@@ -170,7 +186,12 @@ def check(config: Config) -> Config:
     weighable = config.loss.weight == "simple" or config.denoiser.predicts != "mean"
     rules: list[tuple[str, Any, bool, str]] = [
         ("--data.size", data.size, min(data.size) >= 1, "is at least 1 x 1"),
-        ("--data.channels", data.channels, data.channels in (1, 3), "takes 1 (grey) or 3 (colour)"),
+        (
+            "--data.channels",
+            data.channels,
+            data.channels in (1, 3, 4),
+            "takes 1 (grey), 3 (colour) or 4 (with transparency)",
+        ),
         ("--net.channels", net.channels, net.channels >= 4 and net.channels % 2 == 0, "is even and at least 4"),
         (
             "--net.multipliers",
@@ -243,8 +264,10 @@ def from_json(cls: type[C], values: Any, where: str = "config") -> C:
 def _value(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_json(kind, value, where)  # type: ignore[arg-type]
-    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+    if get_origin(kind) is tuple and isinstance(value, (str, int, float, list, tuple)):
         parts = get_args(kind)
+        if not isinstance(value, (list, tuple)):  # one of them may stand without brackets
+            value = (value,)
         if len(parts) == 2 and parts[1] is Ellipsis:
             return tuple(_value(parts[0], v, where) for v in value)
         if len(parts) == len(value):

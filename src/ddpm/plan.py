@@ -89,7 +89,7 @@ def for_data(
         else "v-prediction: what the recipes for grey pictures and for a GPU were chosen with"
     )
     config = Config(
-        DataConfig(path=path, size=size, channels=channels, flip=channels == 3),
+        DataConfig(path=(path,), size=size, channels=channels, flip=channels == 3),
         net,
         ChainConfig("cosine", 1000),
         DenoiserConfig("x0" if plain else "v", "large"),

@@ -140,7 +140,7 @@ def _plan(
     else:
         base = for_data(source, accelerator.device, options.data, given.get("data.size"), budget)
     changes = {name.replace(".", "__"): value for name, value in given.items()}
-    config = check(base.config.with_(data__path=options.data, **changes))
+    config = check(base.config.with_(data__path=(options.data,), **changes))
     # An impossible chain or net is refused before anything is decoded.
     build_chain(config)
     parameters(config, len(source.classes))
@@ -195,11 +195,11 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
         out.print(f"{run.folder}: would go on after step {checkpoint.step if checkpoint else 0:,}")
         out.print(config_table(config))
         return 0
-    source = open_source(options.data or config.data.path, config.data.labels)
+    source = open_source(options.data or config.data.path[0], config.data.labels)
     pictures = _pictures(source, config, out)
     if pictures.fingerprint != description.facts.fingerprint:
         raise UserError(
-            f"{options.data or config.data.path}: not the pictures this run was started with; bring them back, or "
+            f"{options.data or ' '.join(config.data.path)}: not the pictures this run was started with; bring them back, or "
             "start another run"
         )
     accelerator = _accelerator(options.device, config.train.precision)

@@ -56,6 +56,8 @@ def load(
     size: tuple[int, int],
     channels: int,
     *,
+    crop: decode.Crop = "centre",
+    background: str = "white",
     cache: Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -171,7 +173,7 @@ def _decoded(source: Source, size: tuple[int, int], channels: int, workers: int)
         last = min(len(source), first + _PER_TASK)
         for i in range(first, last):
             try:
-                kept.append(source.fitted(i, size, channels))
+                kept.append(source.fitted(i, decode.Fit(size, channels)))
             except UserError:
                 raise
             except Exception as error:  # PIL's readers raise almost anything for a broken file

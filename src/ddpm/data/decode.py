@@ -7,6 +7,8 @@ none of the three passes through bit by bit.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,19 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+Crop = Literal["centre", "random", "pad", "none"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What pictures are brought to: size (h, w), channels, and how, where their shape is another."""
+
+    size: tuple[int, int]
+    channels: int
+    crop: Crop = "centre"
+    background: str = "white"
 
 
 def orientation(image: Image.Image) -> int:
@@ -78,8 +93,9 @@ def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((w, h), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 
-def fit(image: Image.Image, size: tuple[int, int], channels: int) -> npt.NDArray[np.uint8]:
-    """uint8 [C, H, W] for size (h, w) and channels 1 or 3; raises what PIL raises for a broken picture."""
+def fit(image: Image.Image, to: Fit) -> npt.NDArray[np.uint8]:
+    """uint8 [C, H, W]; raises what PIL raises for a broken picture."""
+    size, channels = to.size, to.channels
     if image.format in ("JPEG", "MPO"):
         # libjpeg can decode at 1/2, 1/4 or 1/8; twice the size wanted is left for the resize to filter.
         (width, height), turned = image.size, orientation(image) >= 5

@@ -63,10 +63,10 @@ class Source(ABC):
         with self.opened(i) as image:
             return decode.raw(image)
 
-    def fitted(self, i: int, size: tuple[int, int], channels: int) -> npt.NDArray[np.uint8]:
-        """uint8 [C, H, W], C = 1 or 3; raises what PIL raises."""
+    def fitted(self, i: int, to: decode.Fit) -> npt.NDArray[np.uint8]:
+        """uint8 [C, H, W]; raises what PIL raises."""
         with self.opened(i) as image:
-            return decode.fit(image, size, channels)
+            return decode.fit(image, to)
 
     def look(self, limit: int = 256) -> Look:
         """At most `limit` pictures spread evenly over the source; no pixel is decoded."""
