@@ -27,13 +27,13 @@ from ddpm.presets import PRESETS
 
 # No field has its default, so that a field that is lost on the way shows.
 OTHER = Config(
-    DataConfig(("photos",), (48, 64), 1, labels="none", flip=False),
+    DataConfig(("photos", "more"), (48, 64), 1, "pad", "#102030", "none", "0.1", False, "never"),
     NetConfig(64, (1, 3, 5), 3, (0, 2), 0.25, 16, 2),
     ChainConfig("betas", 3, (0.1, 0.2, 0.3)),
     DenoiserConfig("mean", "small", clip=False),
     LossConfig("huber", "p2", 4.0, 2.0, 0.5, 0.1, "low-discrepancy"),
     OptimizerConfig(1e-3, 7, "cosine", 0.8, 0.99, 0.01, 0.0, 0.5),
-    TrainConfig(100, 12, 3, 9, "bf16", 1, 0, 10, 5),
+    TrainConfig(100, 12, 3, 9, "bf16", True, True, "runs/a", ("wandb",), 1, 0, 10, 5),
 )
 SECTIONS = [f.name for f in dataclasses.fields(Config)]
 
