@@ -264,10 +264,10 @@ def from_json(cls: type[C], values: Any, where: str = "config") -> C:
 def _value(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_json(kind, value, where)  # type: ignore[arg-type]
-    if get_origin(kind) is tuple and isinstance(value, (str, int, float, list, tuple)):
+    if get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis and not isinstance(value, (dict, list, tuple)):
+        value = (value,)  # one of them may stand without brackets
+    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
         parts = get_args(kind)
-        if not isinstance(value, (list, tuple)):  # one of them may stand without brackets
-            value = (value,)
         if len(parts) == 2 and parts[1] is Ellipsis:
             return tuple(_value(parts[0], v, where) for v in value)
         if len(parts) == len(value):

@@ -199,8 +199,8 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
     pictures = _pictures(source, config, out)
     if pictures.fingerprint != description.facts.fingerprint:
         raise UserError(
-            f"{options.data or ' '.join(config.data.path)}: not the pictures this run was started with; bring them "
-            "back, or start another run"
+            f"{options.data or ' '.join(config.data.path)}: not the pictures this run was started with; bring "
+            "them back, or start another run"
         )
     accelerator = _accelerator(options.device, config.train.precision)
     trainer = Trainer(config, pictures, accelerator)
