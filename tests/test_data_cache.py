@@ -3,12 +3,15 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from ddpm.data import Pictures, default_cache, load, open_source
+from ddpm.data import Order, Pictures, default_cache, load, open_source, to_uint8
+from ddpm.data.pictures import Cached, Ragged
 from ddpm.data.source import Source
 from ddpm.errors import UserError
 
@@ -40,7 +43,7 @@ def entries(cache: Path) -> list[Path]:
 
 @pytest.mark.parametrize("workers", [None, 1, 3])
 def test_pixels_and_labels(folder: Path, tmp_path: Path, workers: int | None) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     out = load(
         open_source(folder),
         (8, 8),
@@ -49,12 +52,13 @@ def test_pixels_and_labels(folder: Path, tmp_path: Path, workers: int | None) ->
         workers=workers,
         progress=lambda *a: seen.append(a),
     )
+    assert isinstance(out, Cached)
     assert (len(out), out.size, out.channels, out.name) == (40, (8, 8), 3, "set")
     np.testing.assert_array_equal(out.pixels, np.stack([picture(k).transpose(2, 0, 1) for k in ORDER]))
     assert out.labels is not None and out.labels.tolist() == [0] * 20 + [1] * 20
     assert (out.skipped, out.classes) == ((), ("even", "odd"))
     assert not out.pixels.flags.writeable
-    assert seen == sorted(seen) and seen[-1] == (40, 40) and len(seen) > 1
+    assert seen == sorted(seen) and seen[-1] == ("decoding", 40, 40) and len(seen) > 1
 
 
 def test_second_load_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,15 +70,33 @@ def test_second_load_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_everything_that_matters_has_its_own_entry(folder: Path, tmp_path: Path) -> None:
-    def key(size: tuple[int, int] = (8, 8), channels: int = 3, labels: str = "auto") -> str:
-        return load(open_source(folder, labels), size, channels, cache=tmp_path / "c").fingerprint
+    def key(size: tuple[int, int] = (8, 8), channels: int = 3, **options: Any) -> str:
+        return load(open_source(folder), size, channels, cache=tmp_path / "c", **options).fingerprint
 
-    keys = [key(), key(size=(8, 4)), key(size=(4, 8)), key(channels=1), key(labels="none")]
+    keys = [key(), key(size=(8, 4)), key(size=(4, 8)), key(channels=1), key(channels=4)]
+    keys += [key(crop=crop) for crop in ("random", "pad", "none")] + [key(background="black")]
     Image.fromarray(picture(99)).save(folder / "odd" / "01.png")
     keys.append(key())
     (folder / "odd" / "01.png").rename(folder / "odd" / "99.png")
     keys.append(key())
-    assert len(set(keys)) == 7 == len(entries(tmp_path / "c"))
+    assert len(set(keys)) == 11 == len(entries(tmp_path / "c"))
+    assert key(background="#ffffff") == key(background="White") == keys[-1]
+
+
+def test_classes_are_no_reason_to_decode_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They change the fingerprint that a run is compared by, not the entry."""
+    first = load(open_source(folder), (8, 8), 3, cache=tmp_path / "c")
+    forbid(monkeypatch)
+    off = load(open_source(folder, "none"), (8, 8), 3, cache=tmp_path / "c")
+    assert off.labels is None and len(entries(tmp_path / "c")) == 1
+    other = open_source(folder)
+    assert other.labels is not None
+    other.labels[3] = 1
+    moved = load(other, (8, 8), 3, cache=tmp_path / "c")
+    assert len({one.fingerprint for one in (first, off, moved)}) == 3
+    np.testing.assert_array_equal(off.pixels, first.pixels)
 
 
 def test_changed_content_is_decoded(folder: Path, tmp_path: Path) -> None:
@@ -123,7 +145,7 @@ def test_broken_pictures_are_listed(with_broken: Path, tmp_path: Path, monkeypat
         reasons = [reason for _, reason in out.skipped]
         assert reasons[0] == "not a picture in a known format"
         assert "truncated" in reasons[1] or "broken" in reasons[1]
-        assert "decompression bomb" in reasons[2]
+        assert "too many pixels" in reasons[2]
         kept = [k for k in ORDER if k not in (5, 6, 7)]
         assert out.labels is not None and out.labels.tolist() == [k % 2 for k in kept]
         np.testing.assert_array_equal(out.pixels, np.stack([picture(k).transpose(2, 0, 1) for k in kept]))
@@ -146,7 +168,7 @@ def test_no_usable_picture(tmp_path: Path) -> None:
 
 
 def test_interrupt_leaves_nothing(folder: Path, tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -156,9 +178,9 @@ def test_interrupt_leaves_nothing(folder: Path, tmp_path: Path) -> None:
 
 def test_two_builders_of_one_entry(folder: Path, tmp_path: Path) -> None:
     """The other one finishes while this one still decodes."""
-    inner: list[Pictures] = []
+    inner: list[Cached] = []
 
-    def other(done: int, total: int) -> None:
+    def other(stage: str, done: int, total: int) -> None:
         if not inner:
             inner.append(load(open_source(folder), (8, 8), 3, cache=tmp_path / "c"))
 
@@ -204,9 +226,96 @@ def test_cache_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
 
 def test_arguments(folder: Path, tmp_path: Path) -> None:
     source = open_source(folder)
-    with pytest.raises(UserError, match="channels 4: give 1"):
-        load(source, (8, 8), 4, cache=tmp_path / "c")
+    with pytest.raises(UserError, match="channels 2: give 1"):
+        load(source, (8, 8), 2, cache=tmp_path / "c")
     with pytest.raises(UserError, match="size 0x8: give height"):
         load(source, (0, 8), 3, cache=tmp_path / "c")
+    with pytest.raises(UserError, match="background mauve-ish: not a colour"):
+        load(source, (8, 8), 3, cache=tmp_path / "c", background="mauve-ish")
     with pytest.raises(UserError, match="workers 0: give at least 1"):
         load(source, (8, 8), 3, cache=tmp_path / "c", workers=0)
+
+
+# -- what the pictures are fitted to ---------------------------------------------------------------------------
+
+
+def banner(size: tuple[int, int]) -> Image.Image:
+    """(h, w) pixels of which each is its own column in red and its own row in green, half of them transparent."""
+    rows, columns = np.indices(size).astype(np.uint8)
+    alpha = np.where(columns < size[1] // 2, 0, 255).astype(np.uint8)
+    return Image.fromarray(np.stack([columns, rows, 0 * rows, alpha], -1))
+
+
+def test_crop_and_background_reach_the_pixels(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    banner((8, 16)).save(tmp_path / "set" / "a.png")
+    source = open_source(tmp_path / "set")
+
+    def pixels(channels: int = 3, **options: Any) -> np.ndarray:
+        return load(source, (8, 8), channels, cache=tmp_path / "c", **options).pixels[0]
+
+    cut = pixels(background="blue")
+    assert (cut[:, :, :4] == np.array([0, 0, 255])[:, None, None]).all()
+    assert (cut[0, :, 4:] == np.arange(8, 12)).all()
+    kept = pixels(channels=4)
+    assert kept.shape == (4, 8, 8) and (kept[3] == [0, 0, 0, 0, 255, 255, 255, 255]).all()
+    padded = pixels(crop="pad", background="red")
+    assert (padded[:, :2] == np.array([255, 0, 0])[:, None, None]).all() and (padded[2, 2:6, 4:] == 0).all()
+    assert pixels(crop="none").shape == (3, 8, 8)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """30 pictures of random pixels in six shapes around 8 x 10, and a broken one."""
+    (tmp_path / "mixed").mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(30):
+        shape = [(8, 10), (8, 25), (30, 10), (17, 23), (9, 11), (60, 80)][k % 6]
+        pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "mixed" / f"{k:02}.png")
+    (tmp_path / "mixed" / "07.png").write_bytes(b"junk")
+    return tmp_path / "mixed"
+
+
+def test_random_windows_are_cut_from_the_pictures(mixed: Path, tmp_path: Path) -> None:
+    """The 8 x 25 and 30 x 10 pictures are not scaled: any window of theirs must be found in the file itself."""
+    out = load(open_source(mixed), (8, 10), 3, cache=tmp_path / "c", crop="random")
+    assert isinstance(out, Ragged)
+    assert (len(out), out.size, out.skipped[0][0]) == (29, (8, 10), "07.png")
+    order = Order(len(out), 29, seed=0)
+    names = [k for k in range(30) if k != 7]
+    corners = set()
+    for step in range(40):
+        index, places = order.index(step), order.places(step)
+        x, _ = out.batch(index, None, places)
+        for k, i in enumerate(index.tolist()):
+            shape = [(8, 10), (8, 25), (30, 10)][names[i] % 6] if names[i] % 6 < 3 else None
+            if shape is None:
+                continue
+            with Image.open(mixed / f"{names[i]:02}.png") as image:
+                whole = np.asarray(image).transpose(2, 0, 1)
+            views = np.lib.stride_tricks.sliding_window_view(whole, (3, 8, 10))[0]
+            found = np.argwhere((views == to_uint8(x[k]).numpy()).all(axis=(-3, -2, -1)))
+            assert len(found) == 1
+            corners.add((shape, *found[0].tolist()))
+    assert corners == {
+        ((8, 10), 0, 0),
+        *(((8, 25), 0, left) for left in range(16)),
+        *(((30, 10), top, 0) for top in range(23)),
+    }
+
+
+def test_random_windows_from_the_cache_again(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def batch() -> torch.Tensor:
+        out = load(open_source(mixed), (8, 10), 3, cache=tmp_path / "c", crop="random")
+        return out.batch(torch.arange(29), None, Order(29, 29, seed=1).places(0))[0]
+
+    first = batch()
+    (entry,) = entries(tmp_path / "c")
+    shapes = (entry / "shapes.i4").read_bytes()
+    for harm in (shapes[:-4], b"\1\0\0\0" + shapes[4:], b"\x7f\0\0\0" + shapes[4:], b""):
+        (entry / "shapes.i4").write_bytes(harm)
+        assert torch.equal(batch(), first)
+        assert (entry / "shapes.i4").read_bytes() == shapes
+    forbid(monkeypatch)
+    assert torch.equal(batch(), first)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from ddpm.data import load, open_source
+import raster
+from ddpm.data import load, open_source, to_uint8
 from ddpm.errors import UserError
 
 
@@ -79,7 +81,10 @@ def test_pictures_beside_one_folder_are_one_set(tmp_path: Path) -> None:
     assert (len(source), source.classes) == (2, ())
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG", ".WebP"])
+@pytest.mark.parametrize(
+    "suffix",
+    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".JPG", ".JPEG", ".PNG", ".WebP", ".TIF"],
+)
 def test_suffixes(tmp_path: Path, suffix: str) -> None:
     save(tmp_path / "p" / f"a{suffix}", 0)
     (tmp_path / "p" / "a.txt").write_text("no picture")
@@ -162,6 +167,55 @@ def test_look_reads_headers_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert look.sizes == {(20, 10): 1, (10, 20): 2, (8, 8): 1}
     assert (look.seen, look.grey, look.colour, look.alpha) == (5, 1, 3, 1)
     assert look.unreadable == (("e.png", "not a picture in a known format"),)
+
+
+def test_folder_of_every_kind(tmp_path: Path) -> None:
+    """As they come from a shoe box: each under its own suffix, one colour each, counted by its mode."""
+    colours = {"a.bmp": 10, "b.gif": 20, "c.jpg": 30, "d.png": 40, "e.tif": 50, "f.tiff": 60, "g.webp": 70}
+    for name, value in colours.items():
+        Image.new("RGB", (8, 8), (value, 2 * value, 3 * value)).save(tmp_path / name)
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "h.jpg")
+    (tmp_path / "i.tif").write_bytes(raster.tiff(np.full((8, 8, 3), 100 * 257, np.uint16)))
+    (tmp_path / "j.png").write_bytes(raster.png(np.full((8, 8), 100 * 257, np.uint16)))
+    (tmp_path / "k.png").write_bytes(raster.png(np.full((8, 8, 4), 255, np.uint8)))
+    (tmp_path / "l.tif").write_bytes(raster.tiff(np.full((8, 8, 3), 7, np.uint16), planar=True)[:100])
+    source = open_source(tmp_path)
+    pictures = load(source, (8, 8), 3, cache=tmp_path / "cache")
+    x, _ = pictures.batch(torch.arange(len(pictures)))
+    mean = to_uint8(x).float().mean((2, 3)).numpy()
+    expected = [(v, 2 * v, 3 * v) for v in colours.values()] + [(255, 0, 0)] + [(100, 100, 100)] * 2 + [(255,) * 3]
+    assert np.abs(mean - expected).max() <= 3  # JPEG and WebP are not exact
+    assert [name for name, _ in pictures.skipped] == ["l.tif"]
+    look = source.look()
+    assert (look.seen, look.grey, look.colour, look.alpha, len(look.unreadable)) == (12, 1, 10, 1, 1)
+    assert look.modes == {
+        "colour": 6,
+        "colour palette": 1,
+        "CMYK": 1,
+        "16-bit colour": 1,
+        "16-bit grey": 1,
+        "colour with transparency": 1,
+    }
+    assert look.modes.total() == look.grey + look.colour
+
+
+def test_set_of_grey_palettes_is_grey(tmp_path: Path) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    for name in ("a.gif", "b.png", "c.tif", "d.bmp"):
+        image = Image.fromarray(grey)
+        image.putpalette(np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[::-1], 3).tobytes())
+        image.save(tmp_path / name)
+    source = open_source(tmp_path)
+    assert source.look().modes == {"grey palette": 4} and source.look().colour == 0
+    for i in range(4):
+        np.testing.assert_array_equal(source.picture(i)[..., 0], 252 - 4 * grey)
+
+
+def test_size_of_a_turned_tiff(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    Image.fromarray(picture(0, (10, 20))).save(tmp_path / "a.tif", exif=turned)
+    assert open_source(tmp_path).look().sizes == {(20, 10): 1}
 
 
 def test_look_is_spread_over_the_source(tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def test_folder_takes_train_and_says_so(tmp_path: Path) -> None:
     source = open_source(tmp_path / "m")
     assert len(source) == 30
     assert source.notes == (
-        "train-images-idx3-ubyte.gz taken, t10k-images-idx3-ubyte.gz left: give a file to choose another",
+        "train-images-idx3-ubyte.gz taken, t10k-images-idx3-ubyte.gz left: give a file to choose another, "
+        "or --holdout t10k-images-idx3-ubyte.gz",
         "10 classes from train-labels-idx1-ubyte.gz",
     )
     np.testing.assert_array_equal(source.picture(4)[..., 0], images[4])
@@ -75,11 +76,19 @@ def test_without_labels(tmp_path: Path) -> None:
     assert source.notes == ("no classes: no labels file train-labels-idx1-ubyte beside the pictures",)
 
 
-def test_fingerprint_sees_the_labels(tmp_path: Path) -> None:
+def test_labels_change_the_fingerprint_but_not_the_decoded_pictures(tmp_path: Path) -> None:
     make(tmp_path, "train", 5, "")
-    before = open_source(tmp_path / "train-images-idx3-ubyte").fingerprint()
+    path = tmp_path / "train-images-idx3-ubyte"
+
+    def fingerprints() -> tuple[str, str]:
+        source = open_source(path)
+        return source.fingerprint(), load(source, (6, 5), 1, cache=tmp_path / "cache").fingerprint
+
+    before = fingerprints()
     write(tmp_path / "train-labels-idx1-ubyte", np.array([1, 1, 1, 1, 1], np.uint8))
-    assert open_source(tmp_path / "train-images-idx3-ubyte").fingerprint() != before
+    after = fingerprints()
+    assert before[0] == after[0] and before[1] != after[1]
+    assert len(list((tmp_path / "cache" / "pictures").iterdir())) == 1
 
 
 def test_errors(tmp_path: Path) -> None:

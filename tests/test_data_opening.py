@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ddpm.data import open_source
+from ddpm.data.opening import find, is_data
 from ddpm.errors import UserError
 
 
@@ -21,11 +23,35 @@ def message(data: str | Path, **options: str) -> str:
 def test_missing_path_proposes_what_is_near(tmp_path: Path) -> None:
     (tmp_path / "flowers-128.zip").write_bytes(b"")
     text = message(tmp_path / "flower-128.zip")
-    assert text.startswith(f"{tmp_path / 'flower-128.zip'}: no such file or folder: give a folder or .zip")
+    assert text.startswith(f"{tmp_path / 'flower-128.zip'}: no such file or folder: give a folder, .zip or .tar")
     assert text.endswith(f"; did you mean {tmp_path / 'flowers-128.zip'}?")
     assert message("fashon").endswith("; did you mean fashion?")
     far = message(tmp_path / "nowhere" / "xyzzy")
     assert "did you mean" not in far and ".npz" in far and "embedded set (fashion)" in far
+
+
+def test_what_is_accepted_is_named(tmp_path: Path) -> None:
+    text = message("xyzzy")
+    for kind in (".zip", ".tar", ".csv", ".json", ".jsonl", ".npz", ".npy", ".parquet", "IDX", "hub:org/name"):
+        assert kind in text
+
+
+def test_what_is_missing_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", None)  # asking for it would say so
+    (tmp_path / "photos").mkdir()
+    for data in ("photos/cats", "nowhere/cats.zip", "nowhere/cats.TAR.GZ", "nowhere/cats.csv", "nowhere/a.png"):
+        assert f"{data}: no such file or folder: give" in message(data)
+    assert "pip install 'ddpm[hub]'" in message("nowhere/cats")
+
+
+def test_parts(tmp_path: Path) -> None:
+    for name in ("top/b/1.png", "top/a/x/2.png", "top/3.png", "top/.c/4.png"):
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / "p" / name)
+    assert list(find(tmp_path / "p").parts()) == ["a", "b"]
+    assert list(find("fashion").parts()) == []
+    assert is_data("fashion") and is_data(str(tmp_path)) and is_data("hub:x") and not is_data(str(tmp_path / "x"))
 
 
 def test_empty_folder(tmp_path: Path) -> None:
@@ -52,6 +78,10 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_source(".").name == "set.v2"
     np.save(tmp_path / "set.v2.npy", np.zeros((1, 8, 8), np.uint8))
     assert open_source(tmp_path / "set.v2.npy").name == "set.v2"
+    for listed, name in (("pets.v2.csv", "pets.v2"), ("labels.csv", "set.v2"), ("dataset.json", "set.v2")):
+        (folder / listed).write_text('["a.png"]' if listed.endswith("json") else "a.png\n")
+        assert open_source(folder / listed).name == name
+        (folder / listed).unlink()
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from ddpm.data import Pictures, check_batch, to_uint8
+from ddpm.data import Order, Pictures, check_batch, to_uint8
+from ddpm.data.pictures import Cached, Ragged, window
 from ddpm.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 3, 4, 6), dtype=np.uint8)
 PIXELS.flags.writeable = False
 
 
-def pictures(labelled: bool = True) -> Pictures:
+def pictures(labelled: bool = True) -> Cached:
     labels = np.array([0] * 5 + [2] * 15, dtype=np.int64) if labelled else None
-    return Pictures(PIXELS, labels, ("a", "b", "c") if labelled else (), "some", "key")
+    return Cached(PIXELS, labels, ("a", "b", "c") if labelled else (), "some", "key")
 
 
 def test_batch_values_are_exact() -> None:
@@ -50,7 +53,7 @@ def test_a_batch_may_be_written_to() -> None:
 
 def test_all_values_come_back() -> None:
     grid = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
-    x, _ = Pictures(grid, None, (), "grid", "key").batch(torch.tensor([0]))
+    x, _ = Cached(grid, None, (), "grid", "key").batch(torch.tensor([0]))
     assert x.min() == -1 and x.max() == 1
     np.testing.assert_array_equal(to_uint8(x).numpy(), grid)
     np.testing.assert_array_equal(to_uint8(x.double()).numpy(), grid)
@@ -69,6 +72,63 @@ def test_frequencies_and_shape() -> None:
     assert frequencies is not None and frequencies.tolist() == [0.25, 0.0, 0.75]
     assert pictures(labelled=False).frequencies() is None
     assert (len(pictures()), pictures().size, pictures().channels) == (20, (4, 6), 3)
+
+
+SHAPES = np.array([[4, 6], [4, 9], [7, 6], [8, 11]])
+WHOLE = [np.random.default_rng(k).integers(0, 256, (3, *shape), dtype=np.uint8) for k, shape in enumerate(SHAPES)]
+
+
+def ragged() -> Ragged:
+    flat = np.concatenate([one.ravel() for one in WHOLE])
+    return Ragged(flat, SHAPES, (4, 6), 3, np.array([0, 1, 1, 0]), ("a", "b"), "some", "key")
+
+
+def test_windows_of_pictures_of_any_shape() -> None:
+    """Each window is looked for in its picture: it must be there, and where its place says."""
+    out = ragged()
+    assert (len(out), out.size, out.channels) == (4, (4, 6), 3)
+    for k, one in enumerate(WHOLE):
+        np.testing.assert_array_equal(out.whole(k), one)
+    assert np.shares_memory(out.whole(2), out._flat)
+    index = torch.tensor([3, 0, 2, 1, 3])
+    place = torch.tensor([[0.0, 0.0], [0.5, 0.999], [0.26, 0.7], [0.999, 0.74], [0.999999, 0.999999]]).double()
+    corners = [(0, 0), (0, 0), (1, 0), (0, 2), (4, 5)]  # rows floor(u (H - 3)), columns floor(v (W - 5))
+    x, label = out.batch(index, None, place)
+    assert label is not None and label.tolist() == [0, 0, 1, 1, 0]
+    for k, (top, left) in enumerate(corners):
+        np.testing.assert_array_equal(to_uint8(x[k]).numpy(), WHOLE[index[k]][:, top : top + 4, left : left + 6])
+    centre, _ = out.batch(index[:1])
+    np.testing.assert_array_equal(to_uint8(centre[0]).numpy(), WHOLE[3][:, 2:6, 2:8])
+    flipped, _ = out.batch(index, torch.ones(5, dtype=torch.bool), place)
+    assert torch.equal(flipped, x.flip(-1))
+
+
+def test_every_window_is_as_likely() -> None:
+    """Chi-squared over the 5 x 6 corners a window can have: mean 29, deviation 7.6."""
+    size, one = (4, 6), WHOLE[3]
+    rows, columns = np.indices(one.shape[1:])
+    numbered = np.stack([rows, columns]).astype(np.uint8)
+    counts = np.zeros((5, 6), int)
+    for place in Order(30_000, 30_000, seed=0).places(0).numpy():
+        counts[tuple(window(numbered, size, place)[:, 0, 0])] += 1
+    assert ((counts - 1000) ** 2 / 1000).sum() < 29 + 5 * 7.6
+
+
+def test_places_do_nothing_to_what_fits() -> None:
+    place = torch.rand(20, 2, dtype=torch.float64)
+    assert torch.equal(pictures().batch(torch.arange(20), None, place)[0], pictures().batch(torch.arange(20))[0])
+
+
+@pytest.mark.parametrize("make", [pictures, ragged])
+def test_index_out_of_bounds(make: Callable[[], Pictures]) -> None:
+    out = make()
+    last = out.batch(torch.tensor([len(out) - 1]))[0]
+    assert torch.equal(out.batch(torch.tensor([-1]))[0], last)
+    for bad in (len(out), -len(out) - 1):
+        with pytest.raises(IndexError, match=f"of {len(out)}"):
+            out.batch(torch.tensor([0, bad]))
+    x, label = out.batch(torch.tensor([], dtype=torch.int64))
+    assert x.shape == (0, 3, 4, 6) and label is not None and len(label) == 0
 
 
 def test_too_few_for_a_batch() -> None:

@@ -37,6 +37,9 @@ class Purpose(IntEnum):
     ORDER = 4
     FLIP = 5
     DROPOUT = 6
+    CROP = 7
+    HELD_OUT = 8
+    SPLIT = 9
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -57,11 +57,21 @@ class ArraySource(Source):
     def describe(self, i: int) -> str:
         return f"{self._files[0].name}[{i}]"
 
-    def fingerprint(self) -> str:
+    def content(self, i: int) -> bytes:
+        content: bytes = self._all()[i].tobytes()
+        return content
+
+    def place(self, i: int) -> Path | None:
+        return None
+
+    def fingerprint(self, advance: digest.Advance | None = None) -> str:
         try:
-            return digest.of_files(self._files)
+            return digest.of_files(self._files, advance)
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be read ({error.strerror or error}): put it back") from None
+
+    def stamp(self) -> digest.Stamp:
+        return digest.stamp((file.name, file) for file in self._files)
 
     def _all(self) -> npt.NDArray[np.uint8]:
         with self._lock:  # several threads ask at once, and one must read

@@ -1,4 +1,4 @@
-"""Pictures as files, in a folder or a zip of one: the two behave alike."""
+"""Pictures as files, in a folder or a zip or tar of one: they behave alike."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import final
 
@@ -19,10 +20,11 @@ from PIL import Image
 
 from ddpm.data import decode, digest
 from ddpm.data.source import Source
+from ddpm.data.tar import Members
 from ddpm.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_SPLITS = {"train", "test", "val", "valid", "validation"}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+SPLITS = {"train", "test", "val", "valid", "validation"}
 _NAMES_SHOWN = 12
 
 
@@ -40,12 +42,19 @@ class Folder:
     def read(self, name: str) -> bytes:
         return (self._root / name).read_bytes()
 
+    def place(self, name: str) -> Path | None:
+        return self._root / name
+
+    def stamp(self, names: Sequence[str], shown: Sequence[str]) -> digest.Stamp:
+        return digest.stamp((show, self._root / name) for name, show in zip(names, shown, strict=True))
+
 
 @final
 class Archive:
     """The pictures in a zip, read in place; UserError if it is broken."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, ValueError, EOFError) as error:
@@ -61,27 +70,82 @@ class Archive:
         except zlib.error as error:
             raise zipfile.BadZipFile(f"damaged in the archive: {error}") from None
 
+    def place(self, name: str) -> Path | None:
+        return None
+
+    def stamp(self, names: Sequence[str], shown: Sequence[str]) -> digest.Stamp:
+        sizes = [self._zip.getinfo(name).file_size for name in names]
+        return digest.stamp([("", self._path)], zip(shown, sizes, strict=True))
+
+
+@final
+class Tar:
+    """The pictures in a tar; a compressed one is unpacked into a file in `scratch` that is gone with the process.
+
+    UserError if it is broken or cannot be unpacked.
+    """
+
+    def __init__(self, path: Path, scratch: Path) -> None:
+        self._path, self._members = path, Members(path, scratch)
+        self.names, self.others = _sorted_out(self._members.names)
+
+    def open(self, name: str) -> io.BytesIO:
+        return io.BytesIO(self.read(name))
+
+    def read(self, name: str) -> bytes:
+        return self._members.read(name)
+
+    def place(self, name: str) -> Path | None:
+        return None
+
+    def stamp(self, names: Sequence[str], shown: Sequence[str]) -> digest.Stamp:
+        sizes = [self._members.size(name) for name in names]
+        return digest.stamp([("", self._path)], zip(shown, sizes, strict=True))
+
 
 # Names have / between their parts; reading is safe from several threads.
-Store = Folder | Archive
+Store = Folder | Archive | Tar
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """Which pictures of a set are meant: those in a first-level sub-folder, all others, or all there are.
+
+    known: classes that other pictures have; a single folder with such a name is a class too.
+    """
+
+    within: str = ""
+    without: str = ""
+    known: tuple[str, ...] = ()
+
+
+WHOLE = Part()
 
 
 @final
 class FileSource(Source):
     """Picture files of a store, sorted by the parts of their names; first-level folders are classes."""
 
-    def __init__(self, store: Store, name: str, where: Path, labels: str) -> None:
-        """where: what the user gave, for messages; labels: auto or none."""
-        names = sorted(PurePosixPath(n).parts for n in store.names)
-        depth = _shared_depth(names)
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        where: Path,
+        labels: str,
+        part: Part = WHOLE,
+        remarks: tuple[str, ...] = (),
+    ) -> None:
+        """where: what the user gave, for messages; labels: auto or none; remarks: further notes."""
+        names, depth, class_depth = arranged(store.names, part)
         self._store = store
         self._files = ["/".join(parts) for parts in names]
         self._shown = ["/".join(parts[depth:]) for parts in names]
-        classes, index, notes = _classes([parts[depth:] for parts in names], where, labels)
+        classes, index, notes = _classes([parts[class_depth:] for parts in names], where, labels, part.known)
         if store.others:
-            listed = ", ".join(f"{n:,} {suffix or 'without ending'}" for suffix, n in store.others.most_common())
-            notes = (*notes, f"other files are left alone: {listed}")
-        super().__init__(name, classes, index, notes)
+            others = ", ".join(f"{n:,} {suffix or 'without ending'}" for suffix, n in store.others.most_common())
+            notes = (*notes, f"other files are left alone: {others}")
+        super().__init__(name, classes, index, (*notes, *remarks))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -94,16 +158,22 @@ class FileSource(Source):
     def describe(self, i: int) -> str:
         return self._shown[i]
 
-    def fingerprint(self) -> str:
-        contents = digest.of_parts(len(self), self._readable)
+    def fingerprint(self, advance: digest.Advance | None = None) -> str:
+        contents = digest.of_parts(len(self), self.content, advance=advance)
         names = (hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in self._shown)
         return digest.combined(part for pair in zip(names, contents, strict=True) for part in pair)
 
-    def _readable(self, i: int) -> bytes:
-        """The bytes, or the reason why there are none: what cannot be read is skipped later, by name."""
+    def stamp(self) -> digest.Stamp:
+        return self._store.stamp(self._files, self._shown)
+
+    def place(self, i: int) -> Path | None:
+        return self._store.place(self._files[i])
+
+    def content(self, i: int) -> bytes:
         try:
             return self._store.read(self._files[i])
         except Exception as error:  # an encrypted or damaged member raises RuntimeError, BadZipFile, OSError
+            # What cannot be read is skipped later, by name.
             return decode.reason(error).encode()
 
 
@@ -138,40 +208,67 @@ def _walk(folder: Path, prefix: str, above: set[tuple[int, int]]) -> Iterator[st
                 yield prefix + entry.name
 
 
-def _shared_depth(names: Sequence[tuple[str, ...]]) -> int:
+def first_level(names: Iterable[str]) -> list[str]:
+    """The sub-folders a set divides into, sorted; folders that hold all of it are stepped through."""
+    split, depth, _ = arranged(names, WHOLE)
+    return sorted({parts[depth] for parts in split if len(parts) > depth + 1})
+
+
+def arranged(names: Iterable[str], part: Part) -> tuple[list[tuple[str, ...]], int, int]:
+    """The parts of the names meant, sorted, and how many lead to what is shown, and to the class folders.
+
+    Where one split is left out and all that remains lies in others (train, val), classes lie below those.
+    """
+    split = sorted(PurePosixPath(name).parts for name in names)
+    depth = _shared_depth(split, part.known)
+    if part.within or part.without:
+        within = [parts for parts in split if len(parts) > depth + 1 and parts[depth] == part.within]
+        split = within or [p for p in split if len(p) <= depth + 1 or p[depth] != part.without]
+        depth = _shared_depth(split, part.known)
+    class_depth = depth
+    if part.without and {p[depth].lower() if len(p) > depth + 1 else "" for p in split} <= SPLITS:
+        class_depth += 1 + _shared_depth([parts[depth + 1 :] for parts in split], part.known)
+    return split, depth, class_depth
+
+
+def _shared_depth(names: Sequence[tuple[str, ...]], known: Collection[str] = ()) -> int:
     """How many leading folders all pictures share, so that photos/photos/cat/1.jpg has classes too."""
     if not names:
         return 0
     depth, longest = 0, min(len(parts) for parts in names) - 1
-    while depth < longest and len({parts[depth] for parts in names}) == 1:
+    while depth < longest and names[0][depth] not in known and len({parts[depth] for parts in names}) == 1:
         depth += 1
     return depth
 
 
 def _classes(
-    names: Sequence[tuple[str, ...]], where: Path, labels: str
+    names: Sequence[tuple[str, ...]], where: Path, labels: str, known: Collection[str] = ()
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64] | None, tuple[str, ...]]:
     classes = sorted({parts[0] for parts in names if len(parts) > 1})
-    if labels == "none" or len(classes) < 2:
+    if labels == "none" or not (len(classes) > 1 or (classes and set(classes) <= set(known))):
         return (), None, ("no classes",)
     beside = [parts[0] for parts in names if len(parts) == 1]
     if beside:
         raise UserError(
-            f"{where}: {_count(len(beside), 'picture')} (such as {beside[0]}) beside the class folders "
-            f"{_listed(classes)}: move every picture into a class folder, or turn classes off (--labels none)"
+            f"{where}: {counted(len(beside), 'picture')} (such as {beside[0]}) beside the class folders "
+            f"{listed(classes)}: move every picture into a class folder, or turn classes off (--labels none)"
         )
     number = {name: k for k, name in enumerate(classes)}
     index = np.array([number[parts[0]] for parts in names], dtype=np.int64)
-    notes = [f"{len(classes)} classes from sub-folders: {_listed(classes)}"]
-    if {name.lower() for name in classes} <= _SPLITS:
-        notes.append(f"these sub-folders look like splits, not classes: give {where / classes[0]} for one of them")
+    notes = [f"{counted(len(classes), 'class', 'classes')} from sub-folders: {listed(classes)}"]
+    if {name.lower() for name in classes} <= SPLITS:
+        held = next((name for name in ("test", *classes) if name in classes and name != "train"), classes[0])
+        notes.append(
+            f"these sub-folders look like splits, not classes: --holdout {held} keeps that one out of training, "
+            "and takes classes from the folders below"
+        )
     return tuple(classes), index, tuple(notes)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+def counted(n: int, noun: str, plural: str = "") -> str:
+    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"

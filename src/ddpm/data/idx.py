@@ -45,8 +45,9 @@ def choose(folder: Path, files: Sequence[Path]) -> tuple[Path, tuple[str, ...]]:
         return files[0], ()
     # The same file plain and packed counts once.
     if len({path.name.removesuffix(".gz") for path in train}) == 1:
-        left = ", ".join(path.name for path in files if path != train[0])
-        return train[0], (f"{train[0].name} taken, {left} left: give a file to choose another",)
+        left = [path.name for path in files if path != train[0]]
+        mend = f"give a file to choose another, or --holdout {left[0]}"
+        return train[0], (f"{train[0].name} taken, {', '.join(left)} left: {mend}",)
     raise UserError(f"{folder}: several picture files ({', '.join(p.name for p in files)}): give one of them")
 
 
@@ -64,7 +65,7 @@ def open_idx(path: Path, name: str, labels: str, notes: tuple[str, ...] = ()) ->
         return ArraySource(name, [path], shape, lambda: _read(path, 3), notes=notes)
     index, classes = check_labels(str(beside), _read(beside, 1), shape[0], None)
     notes = (*notes, f"{len(classes)} classes from {beside.name}")
-    return ArraySource(name, [path, beside], shape, lambda: _read(path, 3), classes, index, notes)
+    return ArraySource(name, [path], shape, lambda: _read(path, 3), classes, index, notes)
 
 
 def _open(path: Path) -> BufferedReader | gzip.GzipFile:

@@ -1,78 +1,141 @@
-"""DATA -> Source: an existing path first, then an embedded name, then an error that helps."""
+"""DATA -> Source: an existing path first, then an embedded name, the hub's data sets, then an error that helps."""
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ddpm.data import idx
+from ddpm.data import hub, idx, lists
 from ddpm.data.arrays import open_npy, open_npz
+from ddpm.data.cache import default_cache
 from ddpm.data.embedded import embedded, open_embedded
-from ddpm.data.files import SUFFIXES, Archive, FileSource, Folder
+from ddpm.data.files import SUFFIXES, WHOLE, Archive, FileSource, Folder, Part, Store, Tar, arranged, first_level
 from ddpm.data.source import Source
+from ddpm.data.tar import TARS
 from ddpm.errors import UserError
 
+_FILES = (".zip", ".npz", ".npy", ".parquet", *TARS, *lists.LISTS)
 _ACCEPTED = (
-    f"a folder or .zip of pictures ({' '.join(SUFFIXES)}), a .npz or .npy array, an IDX file or folder, "
-    f"or an embedded set ({', '.join(embedded())})"
+    f"a folder, .zip or .tar of pictures, a list of files ({' '.join(lists.LISTS)}), a .npz, .npy, .parquet or "
+    f"IDX file, a data set of the hub (hub:org/name), or an embedded set ({', '.join(embedded())})"
 )
 _LABELS = ("auto", "none")
+
+
+@dataclass(frozen=True)
+class Found:
+    """DATA, looked at: open(part) gives its pictures or a part of them, parts() the names parts go by."""
+
+    open: Callable[[Part], Source]
+    parts: Callable[[], Sequence[str]] = tuple
 
 
 def open_source(data: str | Path, labels: str = "auto") -> Source:
     """What DATA holds, looked at but not decoded.
 
-    labels "auto" finds classes (sub-folders, label arrays), "none" turns them off. UserError says what is
-    wrong with DATA and what would do.
+    labels "auto" finds classes (sub-folders, label arrays, lists, columns), "none" turns them off. UserError says
+    what is wrong with DATA and what would do.
     """
+    return find(data, labels).open(WHOLE)
+
+
+def find(data: str | Path, labels: str = "auto") -> Found:
+    """DATA and the parts it has: first-level sub-folders, or the splits of a table; UserError if there is none."""
     if labels not in _LABELS:
         raise UserError(f"labels {labels!r}: give one of {', '.join(_LABELS)}")
     path = Path(data).expanduser()
     try:
         if path.is_dir():
-            return _open_folder(path, labels)
+            return _folder(path, labels)
         if path.exists():
-            return _open_file(path, labels)
+            return _file(path, labels)
     except OSError as error:
         raise UserError(f"{data}: cannot be read ({error.strerror or error}): check its permissions") from None
     if str(data) in embedded():
-        return open_embedded(str(data), labels)
+        return Found(lambda part: open_embedded(str(data), labels))
+    if _on_hub(str(data)):
+        return _tables(hub.on_hub(str(data)), labels)
     raise UserError(f"{data}: no such file or folder: give {_ACCEPTED}{_near(str(data), path)}")
 
 
-def _open_folder(path: Path, labels: str) -> Source:
+def is_data(data: str) -> bool:
+    """Whether DATA is there, or would be looked for on the hub."""
+    return Path(data).expanduser().exists() or data in embedded() or _on_hub(data)
+
+
+def _on_hub(data: str) -> bool:
+    """hub:... always, org/name unless it names a kind of file or a place in a folder that is here."""
+    if data.startswith(hub.PREFIX):
+        return True
+    named = data.lower().endswith((*_FILES, *SUFFIXES))
+    return hub.address(data) is not None and not named and not Path(data).parent.exists()
+
+
+def _folder(path: Path, labels: str) -> Found:
     # "." and ".." have no name of their own; links keep theirs.
     name = Path(os.path.abspath(path)).name or "data"  # noqa: PTH100
+    if hub.is_saved(path):
+        return _tables(hub.saved(path, name), labels)
     store = Folder(path)
     if store.names:
-        return FileSource(store, name, path, labels)
+        return _store(store, name, path, labels)
     files = idx.in_folder(path)
     if files:
         file, notes = idx.choose(path, files)
-        return idx.open_idx(file, name, labels, notes)
-    others = sorted(file.name for file in path.iterdir() if file.suffix.lower() in (".zip", ".npz", ".npy"))
+        return Found(lambda part: idx.open_idx(file, name, labels, notes))
+    if store.others[".parquet"]:
+        return _tables(hub.parquet(path, name), labels)
+    others = sorted(f.name for f in path.iterdir() if f.name.lower().endswith(_FILES))
     hint = f"; it holds {', '.join(others[:3])}: give that file" if others else ""
     raise UserError(f"{path}: no picture in this folder: give {_ACCEPTED}{hint}")
 
 
-def _open_file(path: Path, labels: str) -> Source:
+def _file(path: Path, labels: str) -> Found:
     name = path.name.removesuffix(".gz").rpartition(".")[0] or path.name.removesuffix(".gz")
     suffix = path.suffix.lower()
-    if suffix == ".zip":
-        store = Archive(path)
+    tar = next((ending for ending in TARS if path.name.lower().endswith(ending)), "")
+    if tar:
+        name = path.name[: -len(tar)] or path.name
+    if suffix == ".zip" or tar:
+        store = Tar(path, default_cache()) if tar else Archive(path)
         if not store.names:
             raise UserError(f"{path}: no picture in this archive: put {' '.join(SUFFIXES)} files into it")
-        return FileSource(store, name, path, labels)
+        return _store(store, name, path, labels)
     if suffix == ".npz":
-        return open_npz(path, name, labels)
+        return Found(lambda part: open_npz(path, name, labels))
     if suffix == ".npy":
-        return open_npy(path, name)
+        return Found(lambda part: open_npy(path, name))
+    if suffix == ".parquet":
+        return _tables(hub.parquet(path, name), labels)
+    if suffix in lists.LISTS:
+        return Found(lambda part: lists.open_list(path, name, labels, part.known))
     if idx.axes(path) in (1, 3) or "idx3" in path.name:
-        return idx.open_idx(path, name, labels)
+        return Found(lambda part: idx.open_idx(path, name, labels))
     if suffix in SUFFIXES:
         raise UserError(f"{path}: a single picture: give the folder that holds it")
     raise UserError(f"{path}: not a data set that can be read: give {_ACCEPTED}")
+
+
+def _store(store: Store, name: str, where: Path, labels: str) -> Found:
+    def opened(part: Part) -> Source:
+        notes: tuple[str, ...] = ()
+        if labels != "none":
+            names, depth, _ = arranged(store.names, part)
+            source, notes = lists.beside(store, names, depth, name, part)
+            if source is not None:
+                return source
+        return FileSource(store, name, where, labels, part, notes)
+
+    return Found(opened, lambda: first_level(store.names))
+
+
+def _tables(tables: hub.Tables, labels: str) -> Found:
+    return Found(
+        lambda part: hub.open_table(tables, labels, part), lambda: [name for name in tables.by_split if name]
+    )
 
 
 def _near(data: str, path: Path) -> str:

@@ -1,8 +1,9 @@
-"""Which pictures a step sees, as a function of (seed, step) alone.
+"""Which pictures a step sees, and how, as a function of (seed, step) alone.
 
 Position p of an endless stream is place p mod count of epoch p // count; an epoch is a permutation of all
-pictures; step k takes positions k B ... (k + 1) B - 1. Nothing is dropped at the end of an epoch, the stream
-does not depend on B, and a resumed run needs no saved state.
+pictures; step k takes positions k B ... (k + 1) B - 1. Whether a picture is mirrored and where a window is cut
+from it belong to its position too. Nothing is dropped at the end of an epoch, the stream does not depend on B,
+and a resumed run needs no saved state.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ddpm.data.pictures import Pictures
 from ddpm.errors import UserError
-from ddpm.noise import Purpose, bits, permutation
+from ddpm.noise import Purpose, bits, permutation, uniform
 
 _EPOCHS_KEPT = 2  # a batch may lie across the end of an epoch
 
@@ -30,6 +31,7 @@ class Order:
         self.count, self.batch, self.seed = count, batch, seed
         self._permutations: dict[int, Tensor] = {}
         self._flips: dict[int, Tensor] = {}
+        self._places: dict[int, Tensor] = {}
 
     def index(self, step: int) -> Tensor:
         """int64 [batch], each in [0, count), for step = 0, 1, ..."""
@@ -38,6 +40,14 @@ class Order:
     def flips(self, step: int) -> Tensor:
         """bool [batch]: which pictures of the step are mirrored, each with probability 1/2."""
         return self._slice(step, self._flips, self._epoch_flips)
+
+    def places(self, step: int) -> Tensor:
+        """float64 [batch, 2], uniform in (0, 1): where windows are cut, down and across (`data.pictures`)."""
+        return self._slice(
+            step,
+            self._places,
+            lambda epoch: uniform(self.seed, Purpose.CROP, torch.arange(self.count), epoch, 2),
+        )
 
     def _epoch_flips(self, epoch: int) -> Tensor:
         words = bits(self.seed, Purpose.FLIP, torch.arange(self.count), epoch, 1)

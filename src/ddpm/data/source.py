@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from ddpm.data import decode
+from ddpm.data.digest import Advance, Stamp
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Look:
     """What some pictures of a source are like, from their headers.
 
     sizes counts (height, width) after EXIF rotation; grey + colour + len(unreadable) = seen; alpha counts
-    those with transparency, grey or colour; unreadable holds (name, reason).
+    those with transparency, grey or colour; unreadable holds (name, reason); modes counts `decode.kind`.
     """
 
     seen: int
@@ -28,6 +30,7 @@ class Look:
     colour: int
     alpha: int
     unreadable: tuple[tuple[str, str], ...]
+    modes: Counter[str]
 
 
 class Source(ABC):
@@ -55,8 +58,23 @@ class Source(ABC):
         """A name for picture i that its owner understands."""
 
     @abstractmethod
-    def fingerprint(self) -> str:
-        """64 hex digits that change when any name or byte of the pictures does."""
+    def content(self, i: int) -> bytes:
+        """What picture i is stored as; of a file that cannot be read, the reason in its place."""
+
+    @abstractmethod
+    def place(self, i: int) -> Path | None:
+        """The file that is picture i; None where several share one, as in an archive or array."""
+
+    @abstractmethod
+    def fingerprint(self, advance: Advance | None = None) -> str:
+        """64 hex digits that change when any name or byte of the pictures does; reads them all.
+
+        advance(done, total) is told how far it is, in pictures or blocks.
+        """
+
+    @abstractmethod
+    def stamp(self) -> Stamp:
+        """What tells, without reading a picture, whether the set is the same (`digest.stamp`)."""
 
     def picture(self, i: int) -> npt.NDArray[np.uint8]:
         """uint8 [H, W, C] at its own size, upright, C = 1, 3 or 4; raises what PIL raises."""
@@ -73,22 +91,20 @@ class Source(ABC):
         count = len(self)
         chosen = [k * count // limit for k in range(limit)] if count > limit else list(range(count))
         sizes: Counter[tuple[int, int]] = Counter()
+        modes: Counter[str] = Counter()
         grey = alpha = 0
         unreadable = []
         for i in chosen:
             try:
                 with self.opened(i) as image:
-                    width, height = image.size
-                    # PIL would decode a PNG to the end to look for EXIF behind its pixels.
-                    knows = image.format != "PNG" or "exif" in image.info
-                    turned = knows and decode.orientation(image) >= 5
-                    is_grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")
-                    transparent = image.has_transparency_data
+                    seen, kind = decode.seen(image), decode.kind(image)
+                    is_grey, transparent = decode.grey(image), image.has_transparency_data
             except Exception as error:  # PIL's readers raise almost anything for a broken file
                 unreadable.append((self.describe(i), decode.reason(error)))
                 continue
-            sizes[(width, height) if turned else (height, width)] += 1
+            sizes[seen] += 1
+            modes[kind] += 1
             grey += is_grey
             alpha += transparent
         colour = len(chosen) - len(unreadable) - grey
-        return Look(len(chosen), sizes, grey, colour, alpha, tuple(unreadable))
+        return Look(len(chosen), sizes, grey, colour, alpha, tuple(unreadable), modes)

@@ -1,0 +1,144 @@
+"""The files in a tar, plain or compressed, read in any order and never put onto the disk by their names.
+
+A plain tar is a row of files, each behind a header: where each begins is noted once, and read from there. Into a
+compressed one there is no such way, so it is unpacked as a whole, once, into a file without a name, which is gone
+when nobody reads it any more, at the latest with the process.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+from typing import IO, final
+
+from ddpm.errors import UserError
+
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_BLOCK = 512  # of a tar; a header fills one
+_SPARSE = (-1, -1)
+
+
+@final
+class Members:
+    """Names of the regular files in a tar, with / between their parts, and their contents.
+
+    Links within the archive (hard ones) are followed, other links, devices and directories left out; of two files
+    with one name the later counts, as it would after unpacking. Safe from several threads.
+    """
+
+    def __init__(self, path: Path, scratch: Path) -> None:
+        """scratch: the folder a compressed one is unpacked in; UserError if that fails or the tar is broken."""
+        self._file = _plain(path, scratch)
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+        try:
+            self._places = _places(self._file)
+        except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+            raise _broken(path, error) from None
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._places)
+
+    def size(self, name: str) -> int:
+        """In bytes."""
+        return self._places[name][1]
+
+    def read(self, name: str) -> bytes:
+        """KeyError if there is no such file."""
+        at, size = place = self._places[name]
+        if place == _SPARSE:
+            raise OSError("stored with holes: pack the archive without --sparse")
+        if hasattr(os, "pread"):
+            data = os.pread(self._file.fileno(), size, at)
+        else:
+            with self._lock:
+                self._file.seek(at)
+                data = self._file.read(size)
+        if len(data) != size:
+            raise OSError("the archive has become shorter")
+        return data
+
+
+def _places(file: IO[bytes]) -> dict[str, tuple[int, int]]:
+    """(offset, size) of each regular file; TarError or ValueError if the tar is not whole."""
+    places: dict[str, tuple[int, int]] = {}
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # or all headers stay in memory
+            name = _name(member.name)
+            if member.isreg():
+                places[name] = _SPARSE if member.issparse() else (member.offset_data, member.size)
+            elif member.islnk() and _name(member.linkname) in places:
+                places[name] = places[_name(member.linkname)]
+        # tarfile takes a header that it cannot read for the end, which is a block of zeros, or nothing.
+        file.seek(tar.offset)
+        if file.read(_BLOCK).strip(b"\0"):
+            raise tarfile.ReadError(f"damaged header after {len(places):,} files")
+    return places
+
+
+def _name(stored: str) -> str:
+    """Without ./, ../ and a leading /, which tell where it was packed."""
+    return "/".join(part for part in stored.split("/") if part not in ("", ".", ".."))
+
+
+def _plain(path: Path, scratch: Path) -> IO[bytes]:
+    """The tar, open, without its compression, which its content decides and not its name."""
+    file = path.open("rb")
+    packed = _unpacker(file)
+    if packed is None:
+        return file
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        unpacked = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
+    except OSError as error:
+        file.close()
+        raise _no_room(path, scratch, error) from None
+    try:
+        with file, packed:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
+        unpacked.seek(0)
+    except Exception as error:  # each format has errors of its own, derived from nothing in common
+        unpacked.close()
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _no_room(path, scratch, error) from None
+        raise _broken(path, error) from None
+    return unpacked
+
+
+def _unpacker(file: IO[bytes]) -> io.BufferedIOBase | None:
+    # Imported here: some builds of Python lack one or the other.
+    head = file.read(6)
+    file.seek(0)
+    if head.startswith(b"\x1f\x8b"):
+        import gzip
+
+        return gzip.open(file)
+    if head.startswith(b"BZh"):
+        import bz2
+
+        return bz2.open(file)
+    if head.startswith(b"\xfd7zXZ\0"):
+        import lzma
+
+        return lzma.open(file)
+    return None
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    why = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{path}: not a whole tar archive ({why}): copy or download it again")
+
+
+def _no_room(path: Path, scratch: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: cannot be unpacked in {scratch} ({error.strerror}): free space there, name another folder in "
+        "DDPM_CACHE, or give a .zip or plain .tar, which are read in place"
+    )
