@@ -8,93 +8,65 @@ no generator's state is ever saved.
 from __future__ import annotations
 
 import copy
-import io
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ddpm.atomic import write_bytes
 from ddpm.build import build_denoiser, build_loss, build_net, build_time_sampler
 from ddpm.config import Config, OptimizerConfig
 from ddpm.data import Order, Pictures, check_batch
 from ddpm.errors import UserError
+from ddpm.events import Began, Ended, Evaluated, Logged, Saved, Stepped, TrainEvent
 from ddpm.losses import Terms
 from ddpm.nets.unet import check_size
 from ddpm.noise import Purpose, bits, normals
 from ddpm.pipeline import Pipeline
+from ddpm.preview import preview
 from ddpm.store import Checkpoint, Description, Facts, Run
 
-PREVIEW_STEPS = 25
+QUARTERS = 4
+_HELD_OUT = 256  # pictures at the most, of either kind
 
 
-@dataclass(frozen=True)
-class Began:
-    """Training starts, or goes on, after `step` of `steps`."""
+class Result(NamedTuple):
+    """A step's terms [B], the gradient's norm before clipping, and the levels int64[B]."""
 
-    step: int
-    steps: int
-    parameters: int
-    device: str
-
-
-@dataclass(frozen=True)
-class Logged:
-    """Means over the steps since the last one of these; seconds is the time left."""
-
-    step: int
-    loss: float
-    mse: float
-    lr: float
-    gradient: float
-    pictures_per_second: float
-    seconds_left: float
-
-
-@dataclass(frozen=True)
-class Previewed:
-    """A grid of samples was written."""
-
-    step: int
-    path: Path
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint was written."""
-
-    step: int
-    path: Path
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Training is over; complete unless it was told to stop."""
-
-    step: int
-    complete: bool
-
-
-TrainEvent = Began | Logged | Previewed | Saved | Ended
+    terms: Terms
+    gradient: Tensor
+    t: Tensor
 
 
 class Trainer:
     """The moving parts: net, averaged net, optimizer."""
 
-    def __init__(self, config: Config, pictures: Pictures, accelerator: Accelerator):
+    def __init__(
+        self,
+        config: Config,
+        pictures: Pictures,
+        accelerator: Accelerator,
+        held_out: Pictures | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ):
+        """held_out: pictures to measure on and never to train on; weights: to start from, else fresh ones."""
         if accelerator.num_processes > 1:
             raise UserError("several processes: this version trains with one; start it without a launcher")
         check_batch(pictures, config.train.batch)
+        if config.train.precision == "fp16" and accelerator.device.type != "cuda":
+            raise UserError("--precision fp16: needs a CUDA device; take bf16, or leave it out")
         self.config, self.pictures, self.accelerator = config, pictures, accelerator
+        self.held_out = held_out
         device, settings = accelerator.device, config.optimizer
         net = build_net(config, len(pictures.classes))
         check_size(config.data.size, net.stride)
+        if weights is not None:
+            net.load_state_dict(weights)
+        net.checkpoint_activations = config.train.checkpoint_activations
         net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # The averaged net is a net of its own: nothing is ever swapped, so nothing can leak back.
         self.ema = copy.deepcopy(net).eval().requires_grad_(False)
@@ -109,17 +81,20 @@ class Trainer:
         self.plain = accelerator.unwrap_model(self.net)
         self.parameters = list(self.plain.parameters())
         self.averages = list(self.ema.parameters())
-        self.model = build_denoiser(config, self.net)
+        # The compiled net shares its weights with the plain one, which previews and checkpoints use.
+        self.model = build_denoiser(config, _compiled(self.net) if config.train.compile else self.net)
         self.loss = build_loss(config)
         self.times = build_time_sampler(config, self.model.chain.T)
         self.order = Order(len(pictures), config.train.batch, config.train.seed)
         self.numbers = torch.arange(config.train.batch, device=device)
 
-    def step(self, k: int) -> tuple[Terms, Tensor]:
-        """Optimizer step number k, counted from 0: its terms [B], and the gradient's norm before clipping."""
+    def step(self, k: int) -> Result:
+        """Optimizer step number k, counted from 0."""
         train, device = self.config.train, self.accelerator.device
         flips = self.order.flips(k) if self.config.data.flip else None
-        x0, labels = self.pictures.batch(self.order.index(k), flips)
+        places = self.order.places(k) if self.config.data.crop == "random" else None
+        x0, labels = self.pictures.batch(self.order.index(k), flips, places)
+        self.pictures.ahead(self.order.index(k + 1))
         t, weight = self.times.draw(k, train.batch)
         x0 = x0.to(device, memory_format=torch.channels_last, non_blocking=True)
         noise = normals(train.seed, Purpose.TRAIN_NOISE, self.numbers, torch.tensor([k]), x0.shape[1:])[0]
@@ -144,12 +119,47 @@ class Trainer:
             torch._foreach_lerp_(self.averages, self.parameters, 1.0 - decay)
         terms = Terms(*(torch.cat(values) for values in zip(*parts, strict=True)))
         self.times.update(t, terms.loss)
-        return terms, torch.as_tensor(gradient)
+        return Result(terms, torch.as_tensor(gradient), t)
 
     def _dropout_seed(self, k: int, part: int) -> int:
         address = torch.tensor([self.accelerator.process_index])
         high, low = bits(self.config.train.seed, Purpose.DROPOUT, address, k, 2 * part + 2)[0, -2:].tolist()
         return int(high << 31 ^ low)
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float] | None:
+        """The averaged net's mean squared error on held-out pictures, and on as many it trains on; None without.
+
+        Both at the same levels, spread over the chain, and with the same noise; the same ones at every time.
+        """
+        if self.held_out is None:
+            return None
+        model, batch, device = (
+            build_denoiser(self.config, self.ema),
+            self.config.train.batch,
+            self.accelerator.device,
+        )
+        count = min(_HELD_OUT, len(self.held_out), len(self.pictures))
+        errors = []
+        for pictures in (self.held_out, self.pictures):
+            total = 0.0
+            for first in range(0, count, batch):
+                i = torch.arange(first, min(count, first + batch))
+                x0, labels = pictures.batch(i * len(pictures) // count)
+                x0 = x0.to(device, memory_format=torch.channels_last)
+                # 0.618…: neighbours in the data, often of one class, get levels far apart.
+                t = ((i.double() * ((math.sqrt(5.0) - 1.0) / 2.0) % 1.0) * model.chain.T).long() + 1
+                noise = normals(0, Purpose.HELD_OUT, i.to(device), torch.tensor([0]), x0.shape[1:])[0]
+                cond = {} if labels is None else {"label": labels.to(device)}
+                with self.accelerator.autocast():
+                    total += self.loss(model, x0, t, noise, cond).mse.sum().item()
+            errors.append(total / count)
+        return errors[0], errors[1]
+
+    def pipelines(self, description: Description, name: str) -> tuple[Pipeline, Pipeline]:
+        """The averaged net and the current one, to draw pictures with."""
+        made = [Pipeline(build_denoiser(self.config, net), description, name) for net in (self.ema, self.plain)]
+        return made[0], made[1]
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -184,6 +194,11 @@ class Trainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         if self.accelerator.scaler is not None and "scaler" in checkpoint.state:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+
+
+def _compiled(net: torch.nn.Module) -> torch.nn.Module:
+    made: torch.nn.Module = torch.compile(net)  # type: ignore[assignment]
+    return made
 
 
 def learning_rate(settings: OptimizerConfig, k: int, steps: int) -> float:
@@ -241,41 +256,58 @@ def fit(
     yield Began(start, steps, sum(p.numel() for p in trainer.parameters), str(trainer.accelerator.device))
 
     # What the next line of the log will be the mean of; part of a checkpoint, so that resuming keeps the log.
-    sums = torch.zeros(3, device=trainer.accelerator.device)
-    since = start
+    device = trainer.accelerator.device
+    sums, levels = torch.zeros(3 + QUARTERS, device=device), torch.zeros(QUARTERS, dtype=torch.int64)
+    since, before = start, 0.0
     if checkpoint:
         window = checkpoint.state["window"]
-        since, sums = window["since"], sums.new_tensor(window["sums"])
+        since, sums, levels = window["since"], sums.new_tensor(window["sums"]), levels.new_tensor(window["levels"])
+        before = float(checkpoint.state["seconds"])
+    began = time.perf_counter() - before
 
     def save(step: int) -> Saved:
         if not math.isfinite(sums[0].item()):
             raise _diverged(step)
-        window = {"since": since, "sums": sums.tolist()}
-        state = {"images": step * train.batch, "window": window, **trainer.state()}
+        window = {"since": since, "sums": sums.tolist(), "levels": levels.tolist()}
+        seconds = time.perf_counter() - began
+        state = {"images": step * train.batch, "seconds": seconds, "window": window, **trainer.state()}
         return Saved(step, run.save(replace(description, step=step), trainer.tensors(), state, train.keep))
 
     clock, clocked = time.perf_counter(), start
     saved = start if checkpoint else -1
     step, stopped = start, start < steps and stop()
     while step < steps and not stopped:
-        terms, gradient = trainer.step(step)
+        terms, gradient, t = trainer.step(step)
         step += 1
         # A gradient that overflows in half precision is skipped by the scaler, and left out here.
-        gradient = torch.where(gradient.isfinite(), gradient, 0.0).to(sums.device)
-        sums += torch.stack([terms.loss.mean(), terms.mse.mean(), gradient])
+        gradient = torch.where(gradient.isfinite(), gradient, 0.0).to(device)
+        sums[:3] += torch.stack([terms.loss.mean(), terms.mse.mean(), gradient])
+        quarter = (t - 1) * QUARTERS // trainer.model.chain.T
+        sums[3:].index_add_(0, quarter.to(device), terms.mse)
+        levels += torch.bincount(quarter, minlength=QUARTERS)
         stopped = stop()
+        yield Stepped(step)
         if step % train.log_every == 0 or step == steps:
-            loss, mse, norm = (sums / (step - since)).tolist()
-            seconds = time.perf_counter() - clock
+            loss, mse, norm, *errors = sums.tolist()
             if not math.isfinite(loss):
                 raise _diverged(step)
-            speed = (step - clocked) * train.batch / seconds
-            left = (steps - step) * train.batch / speed
-            rate = learning_rate(config.optimizer, step - 1, steps)
-            logged = Logged(step, loss, mse, rate, norm, speed, left)
-            run.log({"step": step, "images": step * train.batch, **_record(logged)})
+            now = time.perf_counter()
+            speed = (step - clocked) * train.batch / (now - clock)
+            logged = Logged(
+                step,
+                loss / (step - since),
+                mse / (step - since),
+                tuple(error / n if n else None for error, n in zip(errors, levels.tolist(), strict=True)),
+                learning_rate(config.optimizer, step - 1, steps),
+                norm / (step - since),
+                speed,
+                now - began,
+                (steps - step) * train.batch / speed,
+            )
+            run.log(_record(logged, train.batch))
             yield logged
             sums.zero_()
+            levels.zero_()
             since = clocked = step
             clock = time.perf_counter()
         paused = time.perf_counter()
@@ -283,7 +315,11 @@ def fit(
             yield save(step)
             saved = step
         if train.preview_every and (step % train.preview_every == 0 or step == steps):
-            yield preview(trainer, run, replace(description, step=step))
+            if (errors_apart := trainer.evaluate()) is not None:
+                evaluated = Evaluated(step, *errors_apart)
+                run.log({"step": step, "held_out": evaluated.held_out, "trained_on": evaluated.trained_on})
+                yield evaluated
+            yield preview(*trainer.pipelines(replace(description, step=step), run.folder.name), run)
         clock += time.perf_counter() - paused
     if step != saved:
         yield save(step)
@@ -297,39 +333,15 @@ def _diverged(step: int) -> UserError:
     )
 
 
-def preview(trainer: Trainer, run: Run, description: Description) -> Previewed:
-    """Samples of the averaged net from the same seed at every time, a row a class."""
-    model = build_denoiser(trainer.config, trainer.ema)
-    pipeline = Pipeline(model, description, run.folder.name)
-    count, columns, labels = preview_layout(len(pipeline.classes))
-    pixels = pipeline.sample(count, steps=min(PREVIEW_STEPS, model.chain.T), label=labels).grid(columns)
-    folder = run.folder / "samples"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{description.step:09d}.png"
-    png = io.BytesIO()
-    pixels.save(png, "png")
-    write_bytes(path, png.getvalue())
-    return Previewed(description.step, path)
-
-
-def preview_layout(classes: int) -> tuple[int, int, list[int] | None]:
-    """How many pictures a preview has, in how many columns, with which labels: at most ten classes are shown.
-
-    Many classes are columns, few are rows.
-    """
-    if not classes:
-        return 36, 6, None
-    shown = min(classes, 10)
-    if shown > 6:
-        return 4 * shown, shown, list(range(shown)) * 4
-    return 8 * shown, 8, [i for i in range(shown) for _ in range(8)]
-
-
-def _record(logged: Logged) -> dict[str, float]:
+def _record(logged: Logged, batch: int) -> dict[str, Any]:
     return {
+        "step": logged.step,
+        "images": logged.step * batch,
         "loss": logged.loss,
         "mse": logged.mse,
+        "quarters": list(logged.quarters),
         "lr": logged.lr,
         "gradient": logged.gradient,
         "pictures_per_second": round(logged.pictures_per_second, 2),
+        "seconds": round(logged.seconds, 1),
     }

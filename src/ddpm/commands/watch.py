@@ -7,8 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved, Stepped, TrainEvent
 from ddpm.plan import duration
-from ddpm.train import Began, Ended, Logged, Previewed, Saved, TrainEvent
 
 
 def watch(console: Console) -> Lines:
@@ -57,27 +57,35 @@ class Live(Lines):
         self.bar.stop()
 
     def __call__(self, event: TrainEvent) -> None:
+        if isinstance(event, Began):
+            self.bar.update(self.task, completed=event.step, total=event.steps)
+        elif isinstance(event, Stepped):
+            self.bar.update(self.task, completed=event.step)
         if isinstance(event, Logged):
-            self.bar.update(self.task, completed=event.step, total=self.steps, now=describe(event, self.steps))
+            self.bar.update(self.task, now=describe(event, self.steps))
         else:
             super().__call__(event)
-        if isinstance(event, Began):
-            self.bar.update(self.task, completed=event.step, total=self.steps)
 
 
 def describe(event: TrainEvent, steps: int) -> str:
-    """The event as a line."""
+    """The event as a line; an empty one for what is only for the bar."""
     if isinstance(event, Began):
+        if not event.device:  # followed from elsewhere
+            return f"following: {event.steps:,} steps, now after step {event.step:,}"
         goes_on = f", going on after step {event.step:,}" if event.step else ""
         return f"training on {event.device}: {event.steps:,} steps{goes_on}"
     if isinstance(event, Logged):
+        quarters = " ".join("-" if q is None else f"{q:.3f}" for q in event.quarters)
         return (
-            f"step {event.step:,}/{steps:,}  loss {event.loss:.4f}  "
-            f"{event.pictures_per_second:,.0f} pictures/s  {duration(event.seconds_left)} left"
+            f"step {event.step:,}/{steps:,}  loss {event.loss:.4f}  by t {quarters}  "
+            f"gradient {event.gradient:.2f}  {event.pictures_per_second:,.0f} pictures/s  "
+            f"{duration(event.seconds_left)} left"
         )
+    if isinstance(event, Evaluated):
+        return f"held-out pictures: error {event.held_out:.4f}, as many trained on: {event.trained_on:.4f}"
     if isinstance(event, Previewed):
         return f"preview {event.path}"
     if isinstance(event, Saved):
         return f"saved {event.path}"
-    assert isinstance(event, Ended)
+    assert isinstance(event, (Stepped, Ended))
     return ""

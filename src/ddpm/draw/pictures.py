@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 _GAP = 2
 _BACKGROUND = 255
 
 
 def picture(pixels: np.ndarray) -> Image.Image:
-    """One picture of uint8 pixels [C, H, W], grey or colour."""
+    """One picture of uint8 pixels [C, H, W]: grey, colour, or colour with transparency."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
@@ -38,10 +38,32 @@ def grid(pixels: np.ndarray, columns: int | None = None, width: int = 0) -> Imag
     return picture(sheet)
 
 
+def opaque(image: Image.Image) -> Image.Image:
+    """In colour, what is transparent on white."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    sheet = Image.new("RGBA", image.size, (_BACKGROUND,) * 4)
+    sheet.alpha_composite(image)
+    return sheet.convert("RGB")
+
+
+def beside(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """Pictures next to each other, each under its caption."""
+    font, gap, line = ImageFont.load_default(14), 12, 26
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    sheet = Image.new("RGB", (width, line + max(image.height for image in images)), (_BACKGROUND,) * 3)
+    pen, left = ImageDraw.Draw(sheet), 0
+    for image, caption in zip(images, captions, strict=True):
+        pen.text((left + _GAP, 5), caption, (70, 70, 70), font)
+        sheet.paste(opaque(image), (left, line))
+        left += image.width + gap
+    return sheet
+
+
 def film(frames: Sequence[Image.Image], path: str, seconds: float = 4.0, hold: float = 2.0) -> None:
     """Writes frames as a looping film, .webp or .gif by the path's ending; the last frame is held."""
     milliseconds = [max(20, round(1000 * seconds / len(frames)))] * len(frames)
     milliseconds[-1] = round(1000 * hold)
     options: dict[str, Any] = {"quality": 80, "method": 2} if path.endswith(".webp") else {}
-    colour = [frame.convert("RGB") for frame in frames]
+    colour = [opaque(frame) for frame in frames]
     colour[0].save(path, save_all=True, append_images=colour[1:], duration=milliseconds, loop=0, **options)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ddpm.errors import UserError
 from ddpm.nets.blocks import (
@@ -74,6 +75,7 @@ class UNet(nn.Module):
         widths = [channels * m for m in multipliers]
         _check(widths, groups, attention, patch)
         self.channels, self.patch, self.classes = channels, patch, classes
+        self.checkpoint_activations = False
         self.stride = patch * 2 ** (len(widths) - 1)
         embedding = 4 * channels
 
@@ -133,19 +135,27 @@ class UNet(nn.Module):
         skips = [h]
         for level, layers in enumerate(self.down):
             for layer in layers:  # type: ignore[attr-defined]
-                h = layer(h, emb)
+                h = self._run(layer, h, emb)
                 skips.append(h)
             if level < len(self.downsample):
                 h = self.downsample[level](h)
                 skips.append(h)
-        h = self.middle2(self.middle1(h, emb), emb)
+        h = self._run(self.middle2, self._run(self.middle1, h, emb), emb)
         for level, layers in enumerate(self.up):
             for layer in layers:  # type: ignore[attr-defined]
-                h = layer(torch.cat([h, skips.pop()], dim=1), emb)
+                h = self._run(layer, torch.cat([h, skips.pop()], dim=1), emb)
             if level < len(self.upsample):
                 h = self.upsample[level](h)
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(out, self.patch) if self.patch > 1 else out
+
+    def _run(self, layer: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
+        """The layer; where activations are checkpointed, only its inputs are kept for the way back."""
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            out: Tensor = checkpoint(layer, h, emb, use_reentrant=False)
+        else:
+            out = layer(h, emb)
+        return out
 
 
 def check_size(size: tuple[int, int], stride: int) -> None:

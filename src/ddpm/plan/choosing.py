@@ -1,0 +1,179 @@
+"""From the data, the kind of device and about so much time: pictures, net, target, batch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ddpm.config import Config, check
+from ddpm.data import Look, Source
+from ddpm.errors import UserError
+from ddpm.plan.decisions import Choices
+from ddpm.plan.units import duration
+
+FEW = 2000
+"""Pictures below which a net soon learns the pictures by heart, and the plan takes dropout against it."""
+# A model is worth looking at after some 50,000 pictures. These sizes and widths see as many in the time.
+_SHORT = 1800.0  # until then pictures are at most 32 pixels a side
+_SECONDS = 600.0  # for a net of 32 channels over 256 places; the time goes with places and the square of channels
+
+
+def for_data(
+    source: Source,
+    device: torch.device,
+    asked: Mapping[str, Any],
+    seconds: float,
+    because: Mapping[str, str] | None = None,
+) -> Choices:
+    """All that does not need the pictures decoded; each choice follows from what was asked for before it.
+
+    asked, because: those of `Choices`.
+    """
+    check(Config().with_(**{k.replace(".", "__"): v for k, v in asked.items() if k.startswith(("data.", "net."))}))
+    look = readable(source)
+    choices = Choices(Config(), asked, because)
+    _pictures(choices, look, device, seconds)
+    _net(choices, device, seconds, len(source))
+    _target(choices, device)
+    usual = usual_batch(choices["data.size"], device)
+    batch = choices.pick("train.batch", min(usual, len(source)))
+    why = (
+        f"usual on {device.type}" if batch == usual else "all pictures at once, fewer than the usual " + str(usual)
+    )
+    choices.say("batch", batch, why, "train.batch")
+    return choices
+
+
+def readable(source: Source) -> Look:
+    """A look at the source; UserError if nothing in it can be read."""
+    look = source.look()
+    if not look.sizes:
+        name, reason = look.unreadable[0]
+        raise UserError(
+            f"{source.name}: none of the {look.seen} pictures looked at can be read, as {name} ({reason}); "
+            "give others"
+        )
+    return look
+
+
+def usual_batch(size: tuple[int, int], device: torch.device) -> int:
+    """Ho et al.'s batches on a GPU (128 at 32 x 32, 64 at 256 x 256), 32 elsewhere."""
+    return 32 if device.type != "cuda" else 128 if max(size) <= 32 else 64
+
+
+def _pictures(choices: Choices, look: Look, device: torch.device, seconds: float) -> None:
+    largest = 32 if device.type != "cuda" and seconds < _SHORT else 64
+    own, exact = _size(look.sizes, largest)
+    size = choices.pick("data.size", own)
+    why = f"sized for {duration(seconds)} on {device.type}; --size asks for more"
+    if exact:
+        why = "the pictures' own" + (", cut to multiples of 4" if own not in look.sizes else "")
+    choices.say("size", f"{size[0]} x {size[1]}", why, "data.size")
+    cut = _cut_away(look.sizes, size)
+    if cut >= 0.005 and choices["data.crop"] in ("centre", "random"):
+        why = f"{cut:.0%} of an average picture lies outside this shape; --data.crop pad keeps it, none stretches"
+        choices.say("crop", choices["data.crop"], why, "data.crop")
+    channels = choices.pick("data.channels", 1 if look.colour == 0 else 3)
+    why = "all pictures are grey" if look.colour == 0 else "the pictures have colour"
+    if look.alpha:
+        ground = choices["data.background"]
+        why += f"; transparency is put on {ground}, --data.channels 4 keeps it"
+    choices.say("channels", channels, why, "data.channels")
+    flip = choices.pick("data.flip", look.colour > 0)
+    why = "mirrored left to right at random: twice the pictures; --data.no-flip where left is not right"
+    if look.colour == 0:
+        why = "grey pictures are often of things that face one way; --data.flip turns mirroring on"
+    choices.say("flips", "on" if flip else "off", why, "data.flip")
+
+
+def _size(sizes: Counter[tuple[int, int]], largest: int) -> tuple[tuple[int, int], bool]:
+    """The pictures' own size in whole 4s, if they have one that is not too large, else a square most of them fill.
+
+    The second value says which of the two it is.
+    """
+    common = max(sizes, key=lambda size: sizes[size])
+    if len(sizes) == 1 and max(common) <= largest and min(common) >= 4:
+        return (common[0] // 4 * 4, common[1] // 4 * 4), True
+    sides = sorted(min(size) for size, count in sizes.items() for _ in range(count))
+    median = sides[len(sides) // 2]
+    side = max((side for side in (16, 32, 64, 128) if side <= min(median, largest)), default=16)
+    return (side, side), False
+
+
+def _cut_away(sizes: Counter[tuple[int, int]], size: tuple[int, int]) -> float:
+    """Share of an average picture outside the largest window of the size's shape."""
+    shape, kept = size[0] / size[1], 0.0
+    for (high, wide), count in sizes.items():
+        kept += count * min(high / wide / shape, shape * wide / high)
+    return 1.0 - kept / sum(sizes.values())
+
+
+def _net(choices: Choices, device: torch.device, seconds: float, pictures: int) -> None:
+    """Halves pictures to about 8 x 8; on a GPU Ho et al.'s widths, else narrow, over cells of 2 x 2 pixels."""
+    size, gpu = choices["data.size"], device.type == "cuda"
+    cells = not gpu and min(size) >= 24 and size[0] % 2 == size[1] % 2 == 0
+    patch = max(1, choices.pick("net.patch", 2 if cells else 1))  # the net itself refuses less
+    if patch > 1:
+        choices.say("cells", f"{patch} x {patch}", f"of pixels enter as one: faster on {device.type}", "net.patch")
+    places = size[0] * size[1] / patch**2
+    affordable = [wide for wide in (32, 48, 64) if _SECONDS * places / 256 * (wide / 32) ** 2 <= seconds]
+    channels = choices.pick("net.channels", 128 if gpu else max(affordable, default=32))
+    why = "Ho et al.'s" if gpu else f"sees enough pictures in {duration(seconds)} on {device.type}"
+    choices.say("width", channels, f"channels at the finest level: {why}", "net.channels")
+    levels = _levels(size, patch)
+    multipliers = choices.pick("net.multipliers", (1, *(2 for _ in range(levels - 1))))
+    levels = len(multipliers)
+    least = " x ".join(str(side // patch >> (levels - 1)) for side in size)
+    blocks = choices.pick("net.blocks", 2 if gpu else 1)
+    why = f"the coarsest has {least} places; {blocks} block{'s' * (blocks > 1)} a level"
+    shown = f"{levels} of {' '.join(str(channels * m) for m in multipliers)}"
+    choices.say("levels", shown, why, "net.multipliers")
+    sixteen = tuple(level for level in range(levels) if max(size) // patch >> level == 16)
+    attention = choices.pick("net.attention", sixteen if gpu else ())
+    why = "at 16 x 16, as Ho et al." if gpu and sixteen else "alone: attention elsewhere gained nothing"
+    choices.say(
+        "attention", f"levels {' '.join(map(str, attention))}" if attention else "middle", why, "net.attention"
+    )
+    usual = 32 if gpu else 8
+    together = math.gcd(*(channels * m for m in multipliers))
+    dividing = max(g for g in range(1, usual + 1) if together % g == 0)
+    groups = choices.pick("net.groups", dividing)
+    if groups != usual:
+        choices.say("groups", groups, f"of the normalisations: {usual} do not divide every width", "net.groups")
+    few = pictures < FEW
+    dropout = choices.pick("net.dropout", 0.1 if gpu or few else 0.0)
+    why = "Ho et al.'s for CIFAR-10" if gpu else "a narrow net does not learn so many pictures by heart"
+    if few:
+        why = f"fewer than {FEW:,} pictures, which a net soon learns by heart"
+    choices.say("dropout", f"{dropout:g}", why, "net.dropout")
+
+
+def _levels(size: tuple[int, int], patch: int) -> int:
+    """Levels until the coarsest is at most 8 places a side, as long as both sides can be halved evenly."""
+    levels, height, width = 1, size[0] // patch, size[1] // patch
+    while max(height, width) > 8 and height % 2 == width % 2 == 0:
+        levels, height, width = levels + 1, height // 2, width // 2
+    return levels
+
+
+def _target(choices: Choices, device: torch.device) -> None:
+    """What the net learns to predict, at which levels of noise."""
+    betas = choices["chain.betas"]
+    choices.pick("chain.schedule", "betas" if betas else "cosine")
+    choices.pick("chain.steps", len(betas) or 1000)
+    # docs/log.md, Flowers: colour pictures of a narrow net kept a grain with v and lost it with x0 and min-SNR.
+    # That is one pair of runs, in which the rate differed too; on grey garments v and x0 could not be told apart.
+    plain = choices["data.channels"] > 1 and device.type != "cuda"
+    predicts = choices.pick("denoiser.predicts", "x0" if plain else "v")
+    weight = choices.pick("loss.weight", "min-snr" if plain and predicts == "x0" else "simple")
+    choices.pick("loss.times", "low-discrepancy")
+    why = (
+        "left less grain in colour pictures of a narrow net"
+        if plain
+        else "what the recipes for grey pictures and for a GPU were chosen with"
+    )
+    choices.say("target", f"{predicts}, {weight} weights", why, "denoiser.predicts", "loss.weight")

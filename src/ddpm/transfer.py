@@ -1,0 +1,106 @@
+"""Fine-tuning: a training that starts from the weights of a model there is.
+
+Net, prediction and chain are the model's; pictures, their size and their classes may be others. What does not fit
+is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm.build import build_net
+from ddpm.config import Config
+from ddpm.errors import UserError
+from ddpm.pipeline import find
+from ddpm.store import Description, load_weights
+
+_FREE = {"net.dropout", "denoiser.variance", "denoiser.clip"}  # may be other than the model's
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model that training starts from."""
+
+    name: str
+    weights: dict[str, Tensor]
+    description: Description
+
+
+def open_origin(model: str) -> Origin:
+    """Of MODEL (a run, a file, an embedded name) the averaged weights; UserError if there is no such model."""
+    weights, description = load_weights(find(model)[0])
+    return Origin(model, {key: value.float() for key, value in weights.items()}, description)
+
+
+def settings(origin: Origin, asked: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What a config must have for the weights to fit, by dotted names, and a line for each decision.
+
+    asked: what was asked for; UserError for what the weights do not allow.
+    """
+    theirs = origin.description.config
+    fixed: dict[str, Any] = {"data.channels": theirs.data.channels}
+    for section in ("net", "denoiser", "chain"):
+        values = getattr(theirs, section)
+        fixed |= {f"{section}.{item.name}": getattr(values, item.name) for item in dataclasses.fields(values)}
+    for name, had in fixed.items():
+        if name not in _FREE and name in asked and asked[name] != had:
+            option = "--channels" if name == "data.channels" else f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{option} {_show(asked[name])}: {origin.name} was trained with {_show(had)}, and its weights fit "
+                "nothing else; leave the option out, or train without --init-from"
+            )
+    reasons = [f"starts from the weights of {origin.name}: net, prediction, chain and channels are its own"]
+    size = theirs.data.size
+    if asked.get("data.size", size) != size:
+        reasons.append(f"another size than the model's {_show(size)}: the net is convolutional and takes it")
+    return {**fixed, "data.size": size, **asked}, tuple(reasons)
+
+
+def starting_weights(
+    config: Config, classes: Sequence[str], origin: Origin
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights of a net for these classes that start as the model's, and what to say about them.
+
+    A class the model knows by name keeps its embedding; a new one starts as the mean of those there are, or, where
+    the model knew no classes, as the unconditional model. Without classes the mean of the embeddings, as often as
+    their classes were in the data, becomes part of the time embedding. UserError if a weight has another shape.
+    """
+    known = origin.description.facts.classes
+    weights, notes = dict(origin.weights), []
+    fresh = build_net(config, len(classes)).state_dict()
+    rows = weights.pop("label.weight", None)
+    if rows is not None and not classes:
+        shares = origin.description.facts.frequencies or (1.0 / len(known),) * len(known)
+        weights["time.2.bias"] = weights["time.2.bias"] + torch.tensor(shares) @ rows
+        notes.append(f"the model's {len(known)} classes are averaged: these pictures have none")
+    elif rows is None and classes:
+        weights["label.weight"] = torch.zeros_like(fresh["label.weight"])
+        notes.append(f"the model had no classes: all {len(classes)} start alike")
+    elif rows is not None:
+        mean = rows.mean(0)
+        weights["label.weight"] = torch.stack(
+            [rows[known.index(name)] if name in known else mean for name in classes]
+        )
+        new, gone = [c for c in classes if c not in known], [c for c in known if c not in classes]
+        if new:
+            notes.append(f"new classes, which start as the mean of the model's: {', '.join(new)}")
+        if gone:
+            notes.append(f"classes of the model that are not in the data: {', '.join(gone)}")
+    for key, value in fresh.items():
+        if key not in weights or weights[key].shape != value.shape:
+            shape = list(weights[key].shape) if key in weights else "missing"
+            raise UserError(
+                f"--init-from {origin.name}: its {key} is {shape} and this net's {list(value.shape)}; take a "
+                "model whose description fits its weights"
+            )
+    return {key: weights[key] for key in fresh}, tuple(notes)
+
+
+def _show(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

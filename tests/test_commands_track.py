@@ -1,0 +1,80 @@
+"""Trackers: what reaches TensorBoard's and W&B's own files, read back with their own readers."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+from PIL import Image
+
+import tiny
+from ddpm.commands import track
+from ddpm.commands.track import Tracked, check_trackers
+from ddpm.errors import UserError
+from ddpm.events import Ended, Evaluated, Logged, Previewed
+
+
+def events(folder: Path, first: int, last: int):
+    """A line of the log for each step, held-out errors and a preview at the last."""
+    for step in range(first, last + 1):
+        yield Logged(step, 1.0 / step, 2.0 / step, (0.4, None, 0.2, 0.1), 1e-3, 0.5, 100.0, float(step), 1.0)
+    yield Evaluated(last, 0.3, 0.25)
+    path = folder / "preview.png"
+    Image.fromarray(np.full((6, 9, 3), 40, np.uint8)).save(path)
+    yield Previewed(last, path)
+    yield Ended(last, True)
+
+
+def tracked(run, names, parts):
+    for first, last in parts:
+        accelerator = Accelerator(cpu=True, log_with=list(names) or None, project_dir=track.place(run.folder))
+        show = Tracked(accelerator, run, tiny.config(train__trackers=names), first - 1)
+        for event in events(run.folder, first, last):
+            show(event)
+
+
+def test_tensorboard_has_every_value_once_after_a_resume(tmp_path):
+    run = tiny.run(tmp_path / "zoo")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tensorboard's own
+        tracked(run, ("tensorboard",), [(1, 5), (4, 6)])
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        log = EventAccumulator(str(Path(track.place(run.folder)) / "ddpm"))
+        log.Reload()
+    losses = log.Scalars("loss")
+    assert [e.step for e in losses] == [1, 2, 3, 4, 5, 6]
+    assert [e.value for e in losses] == pytest.approx([1.0 / k for k in range(1, 7)])
+    assert [e.value for e in log.Scalars("mse by t/quarter 3")] == pytest.approx([0.2] * 6)
+    assert "mse by t/quarter 2" not in log.Tags()["scalars"]  # no level was drawn there
+    assert log.Scalars("held-out/held out")[-1].value == pytest.approx(0.3)
+    picture = log.Images("preview")[-1]
+    assert (picture.width, picture.height, picture.step) == (9, 6, 6)
+
+
+def test_wandb_offline_writes_into_the_run_under_one_id(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = tiny.run(tmp_path / "zoo")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tracked(run, ("wandb",), [(1, 2), (3, 3)])
+    files = list(Path(track.place(run.folder)).rglob("*.wandb"))
+    assert files and all(f.stat().st_size > 0 for f in files)
+    assert len({f.name for f in files}) == 1  # run-ID.wandb
+    assert not (Path.cwd() / "wandb").exists()
+
+
+def test_no_trackers_no_folder(tmp_path):
+    run = tiny.run(tmp_path / "zoo")
+    tracked(run, (), [(1, 2)])
+    assert not Path(track.place(run.folder)).exists()
+
+
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
+    check_trackers(())
+    check_trackers(("tensorboard", "wandb"))
+    monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: False)
+    with pytest.raises(UserError, match=r"--trackers wandb: is not installed; pip install wandb"):
+        check_trackers(("wandb",))
