@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test test-browser check format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## a virtual environment in .venv with ddpm in it
 
@@ -24,15 +24,19 @@ demo: $(VENV)/installed ## train on the embedded pictures for about three minute
 test: $(VENV)/tested check ## every check and test
 	$(BIN)/python -m pytest
 
+test-browser: $(VENV)/tested ## open a report in headless Chromium, which is installed if there is none
+	@bash scripts/chromium.sh
+	$(BIN)/python -m pytest -m browser
+
 check: $(VENV)/tested ## style, types and the direction of imports
-	$(BIN)/ruff format --check --quiet src tests benchmarks scripts
-	$(BIN)/ruff check --quiet src tests benchmarks scripts
+	$(BIN)/ruff format --check --quiet src tests benchmarks scripts examples
+	$(BIN)/ruff check --quiet src tests benchmarks scripts examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; false; }
 
 format: $(VENV)/tested ## bring the code into its format
-	$(BIN)/ruff format src tests benchmarks scripts
-	$(BIN)/ruff check --fix src tests benchmarks scripts
+	$(BIN)/ruff format src tests benchmarks scripts examples
+	$(BIN)/ruff check --fix src tests benchmarks scripts examples
 
 clean: ## remove the virtual environment, the demo's files and what tools left behind
 	rm -rf $(VENV) runs/demo samples/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

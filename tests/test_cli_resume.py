@@ -31,7 +31,10 @@ def quietly(arguments):
 
 
 def log_of(run):
-    return [{k: v for k, v in record.items() if k != "pictures_per_second"} for record in run.records()]
+    return [
+        {k: v for k, v in record.items() if k not in ("pictures_per_second", "seconds")}
+        for record in run.records()
+    ]
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,11 @@ from ddpm.version import __version__
 # name: (module with a function main(arguments), one line of help)
 COMMANDS = {
     "train": ("ddpm.commands.train", "train a model on pictures: ddpm train DATA"),
+    "check": ("ddpm.commands.check", "look before anything is spent: ddpm check DATA, ddpm check RUN"),
     "sample": ("ddpm.commands.sample", "draw pictures from a model: ddpm sample MODEL -n 64"),
     "info": ("ddpm.commands.info", "show what a model, run or preset is: ddpm info MODEL"),
+    "report": ("ddpm.commands.report", "show a run as one page, or follow it: ddpm report RUN --follow"),
+    "plot": ("ddpm.commands.plot", "draw the forward process or the schedules: ddpm plot forward PICTURE"),
 }
 
 _HELP = f"""ddpm {__version__}: denoising diffusion probabilistic models

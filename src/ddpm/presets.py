@@ -8,6 +8,7 @@ with `--labels auto`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ddpm.config import (
     ChainConfig,
@@ -73,6 +74,26 @@ def _ho256(steps: int, channels: int = 128, flip: bool = True) -> Config:
         TrainConfig(steps=steps, batch=64),
     )
 
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a preset comes from: the paper, the place in it, and the FID it reports, None without one."""
+
+    paper: str
+    where: str
+    fid: float | None
+
+
+_HO = "Ho et al. 2020"
+ORIGINS: dict[str, Origin] = {
+    "cifar10": Origin(_HO, "table 1, appendix B", 3.17),
+    "celebahq256": Origin(_HO, "appendix B", None),
+    "lsun-bedroom256": Origin(_HO, "table 3, appendix B", 6.36),
+    "lsun-bedroom256-large": Origin(_HO, "table 3, appendix B", 4.90),
+    "lsun-church256": Origin(_HO, "table 3, appendix B", 7.89),
+    "lsun-cat256": Origin(_HO, "table 3, appendix B", 19.75),
+}
+"""Every preset's."""
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "cifar10": cifar10,

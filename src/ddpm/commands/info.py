@@ -1,20 +1,23 @@
-"""`ddpm info MODEL|PRESET`: what it is, without computing anything."""
+"""`ddpm info MODEL|PRESET|presets`: what it is, without computing anything."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 from rich.table import Table
 
+from ddpm.commands.configfile import write_yaml
 from ddpm.commands.options import console, read
 from ddpm.config import Config
 from ddpm.errors import UserError
-from ddpm.presets import PRESETS
+from ddpm.presets import ORIGINS, PRESETS
 
 _DESCRIPTION = "Shows config, data, progress and sizes of a model, a run, or a preset."
 
@@ -22,30 +25,41 @@ _DESCRIPTION = "Shows config, data, progress and sizes of a model, a run, or a p
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """A run's folder, a .safetensors file, an embedded name, or a preset's name."""
+    """A run's folder, a .safetensors file, an embedded name, or a preset's name; `presets` lists those."""
+    yaml: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the config alone, as ddpm train DATA --config reads it."""
 
 
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "info", arguments, _DESCRIPTION)
     out = console()
-    if options.model in PRESETS and not Path(options.model).exists():
+    there = Path(options.model).exists()  # a path of that name is meant first
+    if options.model == "presets" and not there:
+        if options.yaml:
+            raise UserError(f"info presets --yaml: name one of them: {', '.join(PRESETS)}")
+        _show_presets(out)
+        return 0
+    if options.model in PRESETS and not there:
         make = PRESETS[options.model]
+        if options.yaml:
+            out.print(write_yaml(make()), end="")
+            return 0
         out.print((make.__doc__ or "").splitlines()[0])
         out.print(f"{parameters(make(), 0):,} parameters")
         out.print(config_table(make()))
         return 0
-    from ddpm.pipeline import find
     from ddpm.store import Run, load_weights
 
     run = Run(options.model)
+    if options.yaml:
+        config = run.description().config if run.exists() else load_weights(_found(options.model)[0])[1].config
+        out.print(write_yaml(config), end="")
+        return 0
     if run.exists() and run.newest() == (None, []):
         description = run.description()
         out.print(f"{run.folder}: no checkpoint yet")
     else:
-        try:
-            path, notes = find(options.model)
-        except UserError as error:
-            raise UserError(f"{error}; presets: {', '.join(PRESETS)}") from None
+        path, notes = _found(options.model)
         for note in notes:
             out.print(f"note: {note}")
         _, description = load_weights(path)
@@ -53,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     config, facts = description.config, description.facts
     seen = description.step * config.train.batch
     out.print(f"step {description.step:,} of {config.train.steps:,}, {seen:,} pictures seen")
-    records = run.records() if run.exists() else []
+    records = [record for record in (run.records() if run.exists() else []) if "loss" in record]
     if records:
         last = records[-1]
         speed = f"{last['pictures_per_second']:.0f} pictures a second"
@@ -71,6 +85,35 @@ def main(arguments: Sequence[str]) -> int:
         out.print(f"made by: {description.command}")
     out.print(config_table(config))
     return 0
+
+
+def _found(model: str) -> tuple[Path, list[str]]:
+    """The weights of a model and notes about them; UserError also says what else `ddpm info` takes."""
+    from ddpm.pipeline import find
+
+    try:
+        return find(model)
+    except UserError as error:
+        near = difflib.get_close_matches(model, [*PRESETS, "presets"], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{error}{hint}; ddpm info presets lists the papers' settings") from None
+
+
+def _show_presets(out: Console) -> None:
+    """A line a preset, aligned: the same on a terminal and in a pipe."""
+    rows = [("preset", "pictures", "parameters", "batch", "steps", "FID", "origin")]
+    for name, make in PRESETS.items():
+        config, origin = make(), ORIGINS[name]
+        fid = "" if origin.fid is None else f"{origin.fid:.2f}"
+        size, train = " x ".join(map(str, config.data.size)), config.train
+        counted = f"{parameters(config, 0):,}"
+        where = f"{origin.paper}, {origin.where}"
+        rows.append((name, size, counted, str(train.batch), f"{train.steps:,}", fid, where))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *numbers, where in rows:
+        cells = (f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:-1], strict=True))
+        out.print(f"{name:<{widths[0]}}  {'  '.join(cells)}  {where}")
+    out.print("FID: the paper's, of 50,000 samples; train one with: ddpm train DATA --preset NAME")
 
 
 def parameters(config: Config, classes: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import tyro
@@ -49,20 +50,32 @@ def console() -> Console:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; in a pipe a line at each tenth. Nothing appears until the first call."""
+    with stages() as advance:
+        yield partial(advance, what)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """The same for work of several stages: what is called is told the stage's name, done and total."""
     if sys.stderr.isatty():
         bar = Progress(
-            TextColumn(what),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             console=Console(stderr=True),
             transient=True,
         )
-        task = bar.add_task(what, total=None)
+        task = bar.add_task("", total=None)
+        shown = ""
 
-        def advance(done: int, total: int) -> None:
+        def advance(what: str, done: int, total: int) -> None:
+            nonlocal shown
             if not bar.live.is_started:
                 bar.start()
+            if what != shown:  # the time left is of this stage alone
+                shown = what
+                bar.reset(task, description=what)
             bar.update(task, completed=done, total=total)
 
         try:
@@ -70,13 +83,12 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         finally:
             bar.stop()
         return
-    told = -1
+    told: dict[str, int] = {}
 
-    def tell(done: int, total: int) -> None:
-        nonlocal told
+    def tell(what: str, done: int, total: int) -> None:
         tenth = 10 * done // max(1, total)
-        if tenth > told:
-            told = tenth
+        if tenth > told.get(what, -1):
+            told[what] = tenth
             print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
 
     yield tell

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved, Stepped, TrainEvent
-from ddpm.plan import duration
+from ddpm.units import duration
 
 
 def watch(console: Console) -> Lines:

@@ -12,7 +12,7 @@ from ddpm.plan.course import horizons
 from ddpm.plan.decisions import Choices, Decision, Expected, Planned
 from ddpm.plan.machine import Load, count
 from ddpm.plan.spending import DEFAULT_BUDGET, plan, precision
-from ddpm.plan.units import amount, duration, parse_duration
+from ddpm.units import amount, duration, parse_duration
 
 __all__ = [
     "DEFAULT_BUDGET",

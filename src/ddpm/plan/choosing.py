@@ -13,7 +13,7 @@ from ddpm.config import Config, check
 from ddpm.data import Look, Source
 from ddpm.errors import UserError
 from ddpm.plan.decisions import Choices
-from ddpm.plan.units import duration
+from ddpm.units import duration
 
 FEW = 2000
 """Pictures below which a net soon learns the pictures by heart, and the plan takes dropout against it."""
@@ -41,9 +41,9 @@ def for_data(
     _target(choices, device)
     usual = usual_batch(choices["data.size"], device)
     batch = choices.pick("train.batch", min(usual, len(source)))
-    why = (
-        f"usual on {device.type}" if batch == usual else "all pictures at once, fewer than the usual " + str(usual)
-    )
+    why = f"usual on {device.type}"
+    if batch < usual:
+        why = f"all pictures at once: fewer than the usual {usual}"
     choices.say("batch", batch, why, "train.batch")
     return choices
 
@@ -134,7 +134,9 @@ def _net(choices: Choices, device: torch.device, seconds: float, pictures: int) 
     choices.say("levels", shown, why, "net.multipliers")
     sixteen = tuple(level for level in range(levels) if max(size) // patch >> level == 16)
     attention = choices.pick("net.attention", sixteen if gpu else ())
-    why = "at 16 x 16, as Ho et al." if gpu and sixteen else "alone: attention elsewhere gained nothing"
+    why = "elsewhere it gained nothing" if not gpu else "there is no level of 16 x 16"
+    if attention:
+        why = "and the middle: at 16 x 16, as Ho et al."
     choices.say(
         "attention", f"levels {' '.join(map(str, attention))}" if attention else "middle", why, "net.attention"
     )

@@ -9,8 +9,8 @@ import torch
 from ddpm.config import Config
 from ddpm.plan.choosing import FEW, usual_batch
 from ddpm.plan.decisions import Choices
-from ddpm.plan.units import duration
 from ddpm.train import ema_decay
+from ddpm.units import duration
 
 PREVIEWS = 10
 _CHECKPOINT_SECONDS, _LOG_SECONDS = 600.0, 5.0  # at the most between two of them
@@ -65,8 +65,8 @@ def follow_steps(
     why = f"ten in all, or one in {duration(_CHECKPOINT_SECONDS)}" + (
         "; writing takes a twentieth of the time at the most" if shortest > min(tenth, longest) else ""
     )
-    kept = f"{_every(every)}, the newest {choices['train.keep']} kept"
-    choices.say("checkpoints", kept, why, "train.checkpoint_every")
+    why += f"; the newest {choices['train.keep']} kept"
+    choices.say("checkpoints", _every(every), why, "train.checkpoint_every")
     longest = max(1, int(_LOG_SECONDS / seconds)) if seconds else 100
     every = choices.pick("train.log_every", max(1, min(100, steps // 50, longest)))
     choices.say("log", _every(every), "50 lines or more, one in 5 s or more often", "train.log_every")

@@ -26,13 +26,15 @@ from ddpm.plan.machine import (
     measure,
     taken_memory,
 )
-from ddpm.plan.units import amount, duration
 from ddpm.preview import PREVIEW_STEPS, preview_layout
+from ddpm.report.compose import GLANCE_SAMPLES, GLANCE_STEPS
+from ddpm.units import amount, duration
 
 DEFAULT_BUDGET = 3600.0
 _RESERVE = 0.95  # of the budget: the machine may be slower later than while it was measured
 _MEMORY_SHARE = 0.75  # of the memory that is free, at the most
 _WRITTEN = 2e8  # bytes of a checkpoint written a second, checksums and all: assumed
+_PAGE_SECONDS = 1.0  # of laying out a report, and looking for the nearest pictures
 _WORTH_MEASURING = 50  # steps; fewer are over sooner than they are measured
 _PREVIEW_BYTES, _REPORT_BYTES, _LINE_BYTES = 1_500_000, 10_000_000, 400  # at the most, or about
 
@@ -106,7 +108,7 @@ def _precision(choices: Choices, accelerator: Accelerator) -> None:
     value = choices.pick("train.precision", str(accelerator.mixed_precision))
     why = "weights, averages and sums stay in 32 bits" if value != "no" else "everything in 32 bits"
     if value == "no" and accelerator.device.type != "cuda":
-        why += f": half precision is no faster on most of what {accelerator.device.type} is"
+        why += f": a {accelerator.device.type} is rarely faster with fewer"
     choices.say("precision", value, why, "train.precision")
 
 
@@ -154,9 +156,9 @@ def _measure(
 
 
 def _preview_seconds(choices: Choices, classes: int, measured: Measured | None) -> float:
-    """A forward pass is about a third of a training step's work; two nets draw."""
-    shown = 2 * preview_layout(classes)[0]
-    return PREVIEW_STEPS * measured.seconds / 3 * shown / choices["train.batch"] if measured else 0.0
+    """A forward pass is about a third of a training step's work; two nets draw a preview, one the report."""
+    passes = 2 * PREVIEW_STEPS * preview_layout(classes)[0] + GLANCE_STEPS * GLANCE_SAMPLES
+    return _PAGE_SECONDS + passes * measured.seconds / 3 / choices["train.batch"] if measured else 0.0
 
 
 def _previews(seconds: float, glance: float) -> int:
@@ -203,7 +205,8 @@ def _expect(
     seconds = None
     if measured:
         seconds = steps * measured.seconds + previews * glance + saves * saving
-        why = f"{steps:,} steps of {measured.seconds:.2g} s measured here"
+        each = f"{measured.seconds:.2g}" if measured.seconds < 99 else f"{measured.seconds:,.0f}"
+        why = f"{steps:,} steps of {each} s measured here"
         why += _several(previews, "preview", glance) + _several(saves, "checkpoint", saving)
         choices.decisions.append(Decision("time", duration(seconds), why))
     elif not choices.obstacles:
@@ -211,10 +214,10 @@ def _expect(
         choices.decisions.append(Decision("time", "not measured", why))
     rows = -(-choices["train.batch"] // choices["train.accumulate"])
     state = amount(STATE_BYTES * load.parameters)
-    each = load.peak(choices.config, 1) - load.peak(choices.config, 0)
+    picture = load.peak(choices.config, 1) - load.peak(choices.config, 0)
     why = (
         f"{load.parameters:,} parameters with gradients, averages and Adam's moments take {state}, a picture at "
-        f"work about {amount(each)}, {rows} at once"
+        f"work about {amount(picture)}, {rows} at once"
     )
     memory = measured.memory if measured else None
     how = "measured" if memory else "estimated"
@@ -235,7 +238,7 @@ def _disk(choices: Choices, load: Load, previews: int, pictures: Pictures, folde
     lines = choices["train.steps"] // choices["train.log_every"] * _LINE_BYTES
     disk = kept * one + previews * _PREVIEW_BYTES + _REPORT_BYTES + lines
     free = free_disk(folder)
-    why = f"{kept} checkpoints of {amount(one)}, {previews} previews, report, log"
+    why = f"{kept} checkpoints of {amount(one)}{_several(previews, 'preview', 0.0)}, report, log"
     if free is not None:
         why += f"; {amount(free)} are free"
     if isinstance(pictures, Cached):

@@ -1,0 +1,290 @@
+"""`ddpm plot forward PICTURE` and `ddpm plot schedule NAME...`: the forward process, drawn.
+
+forward     x_t = α_t x_0 + σ_t ε of one picture and one ε, a row a schedule, a column a level
+schedule    ᾱ_t = α_t² and log SNR_t = −γ_t over t, and the levels that a respacing keeps
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+
+from ddpm.commands.options import console, parse_size, read, unset
+from ddpm.errors import UserError
+from ddpm.presets import PRESETS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+    from torch import Tensor
+
+    from ddpm.chain import Chain
+    from ddpm.draw.plots import Panel
+
+_DESCRIPTION = "Draws the forward process: a picture as noise takes it over, or the schedules as curves."
+SCHEDULES = ("linear", "cosine", "sigmoid")
+_LARGEST = 128  # pixels a side; beyond it a picture is scaled down unless --size says otherwise
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A picture at evenly spaced levels of noise, the schedules side by side, the same noise for all."""
+
+    picture: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PICTURE")]]
+    """A picture's file; or DATA, as the embedded set fashion or a folder, with --number."""
+    number: Annotated[int, tyro.conf.arg(metavar="K")] = 0
+    """Which picture of DATA, counted from 0."""
+    schedules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = SCHEDULES
+    """Rows: linear, cosine, sigmoid, a preset, or a MODEL for its own."""
+    steps: Annotated[int, tyro.conf.arg(metavar="T")] = 1000
+    """T of the schedules linear, cosine and sigmoid."""
+    levels: Annotated[int, tyro.conf.arg(metavar="N")] = 10
+    """Columns after the clean picture, evenly spaced up to T."""
+    size: Annotated[str | None, unset("SIZE", f"the picture's own up to {_LARGEST} pixels a side")] = None
+    """Height and width: 64, or 64x96."""
+    seed: int = 0
+    """Seed of the noise."""
+    out: Annotated[Path | None, unset("FILE", "plots/forward-PICTURE.png")] = None
+    """A .png, .svg or .pdf file."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """ᾱ and log SNR over t, side by side; with --respace the levels that are kept."""
+
+    names: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME ...]")]] = SCHEDULES
+    """linear, cosine, sigmoid, a preset, or a MODEL for its own."""
+    steps: Annotated[int, tyro.conf.arg(metavar="T")] = 1000
+    """T of the schedules linear, cosine and sigmoid."""
+    respace: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SPEC ...")] = ()
+    """Mark the levels kept, a row a SPEC: 50, 10,15,20, ddim25."""
+    out: Annotated[Path | None, unset("FILE", "plots/schedule.png")] = None
+    """A .png, .svg or .pdf file."""
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class Options:
+    kind: (
+        Annotated[Forward, tyro.conf.subcommand("forward", prefix_name=False)]
+        | Annotated[Schedule, tyro.conf.subcommand("schedule", prefix_name=False)]
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = read(Options, "plot", arguments, _DESCRIPTION).kind
+    from ddpm.draw.plots import check_path, write
+
+    path = check_path(options.out or Path("plots") / default_name(options))
+    figure = forward(options) if isinstance(options, Forward) else schedule(options)
+    console().print(f"open {write(figure, path)}")
+    return 0
+
+
+def default_name(options: Forward | Schedule) -> str:
+    """The file written unless --out names another."""
+    if isinstance(options, Schedule):
+        return "schedule.png"
+    which = f"-{options.number}" if options.number else ""
+    return f"forward-{Path(options.picture).resolve().stem}{which}.png"
+
+
+# -- chains ------------------------------------------------------------------------------------------------
+
+
+def find_chain(name: str, steps: int) -> Chain:
+    """The chain of a schedule (with that many steps), a preset or a model; an existing path comes first."""
+    from ddpm.build import build_chain
+    from ddpm.chain import make_chain
+    from ddpm.pipeline import find
+    from ddpm.store import Run, load_weights
+
+    if not Path(name).exists():
+        if name in SCHEDULES:
+            if steps < 1:
+                raise UserError(f"--steps {steps}: is at least 1")
+            try:
+                return make_chain(name, steps)
+            except UserError:
+                raise UserError(
+                    f"--steps {steps}: too few for the schedule {name}; take more, or name another"
+                ) from None
+        if name in PRESETS:
+            return build_chain(PRESETS[name]())
+    run = Run(name)
+    if run.exists():  # its config is enough: there may be no checkpoint yet
+        return build_chain(run.description().config)
+    try:
+        path, _ = find(name)
+    except UserError as error:
+        if Path(name).exists():
+            raise
+        near = difflib.get_close_matches(name, [*SCHEDULES, *PRESETS], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"presets: {', '.join(PRESETS)}"
+        raise UserError(f"{error}; schedules: {', '.join(SCHEDULES)}; {hint}") from None
+    return build_chain(load_weights(path)[1].config)
+
+
+def respaced(chain: Chain, spec: str) -> Chain:
+    """The chain's levels that --respace SPEC keeps."""
+    try:
+        return chain.respace(spec)
+    except UserError as error:  # the same words under the option's own name
+        raise UserError(f"--respace {spec}: {str(error).partition(': ')[2]}") from None
+
+
+def alpha_bar(gamma: np.ndarray) -> np.ndarray:
+    """ᾱ = α² = 1/(1 + exp γ)."""
+    share: np.ndarray = np.exp(-np.logaddexp(0.0, gamma))
+    return share
+
+
+# -- forward -----------------------------------------------------------------------------------------------
+
+
+def forward(options: Forward) -> Figure:
+    """The figure of `ddpm plot forward`."""
+    import torch
+
+    from ddpm.data import to_uint8
+    from ddpm.draw.plots import Row, table
+    from ddpm.noise import Purpose, normals
+
+    if options.levels < 1:
+        raise UserError(f"--levels {options.levels}: is at least 1")
+    if not options.schedules:
+        raise UserError(f"--schedules: name at least one, as {' '.join(SCHEDULES)}")
+    chains = {name: find_chain(name, options.steps) for name in options.schedules}
+    x0 = read_picture(options)
+    eps = normals(options.seed, Purpose.TRAIN_NOISE, torch.tensor([0]), torch.tensor([0]), x0.shape[1:])[0]
+    rows = []
+    for name, chain in chains.items():
+        shown = [round(k * chain.T / options.levels) for k in range(options.levels + 1)]
+        noised = torch.cat([chain.q(x0, t).sample(eps) for t in shown])
+        gamma = chain.gamma[shown]
+        captions = [
+            (r"$\bar\alpha$", [share_of(value) for value in alpha_bar(gamma)]),
+            ("log SNR", [log_of(-value) for value in gamma]),
+        ]
+        rows.append(Row(name, to_uint8(noised).numpy(), captions))
+    share = [f"{k / options.levels:.3g}" for k in range(options.levels + 1)]
+    return table(rows, share, corner="t/T")
+
+
+def share_of(value: float) -> str:
+    """A number from 0 to 1 in three digits: 1, 0.976, 4.2e−5."""
+    text = f"{value:.3f}" if value >= 0.001 else f"{value:.1e}".replace("e-0", "e−").replace("e-", "e−")
+    return "1" if value == 1.0 else text
+
+
+def log_of(value: float) -> str:
+    """A logarithm: 0.62, −10.12, ∞."""
+    return "∞" if value == np.inf else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def read_picture(options: Forward) -> Tensor:
+    """x_0 float32 [1, C, H, W] in [−1, 1], grey or colour as the picture is."""
+    import torch
+    from PIL import UnidentifiedImageError
+    from PIL.Image import open as open_image
+
+    from ddpm.data import decode, open_source
+
+    opened: Callable[[], AbstractContextManager[Image.Image]]
+    path = Path(options.picture).expanduser()
+    try:
+        with open_image(path, formats=decode.FORMATS):
+            pass
+    except (OSError, UnidentifiedImageError):  # a set, then; or nothing, and open_source says what would do
+        try:
+            source = open_source(options.picture)
+        except UserError as error:
+            raise UserError(f"{error}; or give one picture's file") from None
+        if not 0 <= options.number < len(source):
+            raise UserError(
+                f"--number {options.number}: {options.picture} has the pictures 0 to {len(source) - 1}"
+            ) from None
+        opened = partial(source.opened, options.number)
+    else:
+        if options.number:
+            raise UserError(f"--number {options.number}: {options.picture} is a single picture; leave it out")
+        opened = partial(open_image, path, formats=decode.FORMATS)
+    size = parse_size(options.size)
+    try:
+        with opened() as image:
+            pixels = _fitted(image, size)
+    except Exception as error:  # PIL's readers raise almost anything for a broken file
+        raise UserError(f"{options.picture}: cannot be decoded ({decode.reason(error)}); give another") from None
+    return torch.from_numpy(pixels.astype(np.float32) / np.float32(127.5) - np.float32(1.0))[None]
+
+
+def _fitted(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
+    """uint8 [C, H, W], C = 1 or 3, of the size asked for, or its own scaled to at most _LARGEST a side."""
+    from PIL.Image import fromarray
+
+    from ddpm.data import decode
+
+    pixels = decode.raw(image)
+    high, wide, channels = pixels.shape
+    if size is None:
+        scale = min(1.0, _LARGEST / max(high, wide))
+        size = (max(1, round(scale * high)), max(1, round(scale * wide)))
+    flat = fromarray(pixels[..., 0] if channels == 1 else pixels)
+    return decode.fit(flat, decode.Fit(size, 1 if channels == 1 else 3))
+
+
+# -- schedule ----------------------------------------------------------------------------------------------
+
+
+def schedule(options: Schedule) -> Figure:
+    """The figure of `ddpm plot schedule`."""
+    from ddpm.draw.plots import curves
+
+    chains: dict[str, Chain] = {}
+    for name in options.names or SCHEDULES:
+        chain = find_chain(name, options.steps)
+        same = [k for k, other in chains.items() if np.array_equal(other.gamma, chain.gamma)]
+        if same:  # one line for both, under both names
+            chains = {f"{k}, {name}" if k == same[0] else k: other for k, other in chains.items()}
+        else:
+            chains[name] = chain
+    if len({chain.T for chain in chains.values()}) > 1:
+        chains = {f"{name} (T = {chain.T})": chain for name, chain in chains.items()}
+    if not options.respace:
+        return curves([panels(chains)])
+    rows, titles = [], []
+    for spec in options.respace:
+        kept = {name: respaced(chain, spec) for name, chain in chains.items()}
+        rows.append(panels(chains, kept))
+        counts = [f"{kept[name].T} of {chain.T}" for name, chain in chains.items()]
+        what = "" if spec.strip().isdecimal() else f"{spec}: "
+        titles.append(f"{what}{' or '.join(dict.fromkeys(counts))} levels")
+    return curves(rows, titles)
+
+
+def panels(chains: dict[str, Chain], kept: dict[str, Chain] | None = None) -> list[Panel]:
+    """ᾱ and log SNR of each chain over t/T, with dots where a respaced one has its levels."""
+    from ddpm.draw.plots import Line, Panel
+
+    share, ratio = [], []
+    for name, chain in chains.items():
+        t = np.arange(chain.T + 1) / chain.T
+        dots: tuple[Any, Any] = (None, None)
+        if kept:
+            gamma = kept[name].gamma[1:]
+            at = (kept[name].timestep[1:] + 1) / chain.T  # what the net is told counts from 0
+            dots = (at, alpha_bar(gamma)), (at, -gamma)
+        share.append(Line(name, t, alpha_bar(chain.gamma), dots[0]))
+        ratio.append(Line(name, t[1:], -chain.gamma[1:], dots[1]))  # at t = 0 it is infinite
+    return [
+        Panel(r"$\bar\alpha_t = \alpha_t^2$", share, "t/T"),
+        Panel(r"log SNR$_t = -\gamma_t$", ratio, "t/T"),
+    ]

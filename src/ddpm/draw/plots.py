@@ -1,0 +1,250 @@
+"""Figures from plain arrays: curves in panels, and tables of pictures with numbers under them.
+
+    figure = curves([[Panel("loss", [Line("train", x, y)])]])
+    write(figure, Path("loss.svg"))
+
+Figures are made without pyplot: no window, no backend to choose, nothing global. Text is set in points at 200
+pixels an inch, so a figure is about as large as a page is wide.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+from ddpm.atomic import write_bytes
+from ddpm.draw.pictures import opaque, picture
+from ddpm.errors import UserError
+
+SUFFIXES = (".png", ".svg", ".pdf")
+# For lines and their labels, in the order they are given out: told apart by every kind of colour vision (Okabe &
+# Ito 2008; their yellow is left out, too pale on white).
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+INK, MUTED, RULE = "#222222", "#6b6b6b", "#d9d9d9"  # read first; numbers and axes; what only guides the eye
+_DPI = 200
+_TEXT, _SMALL = 8.0, 7.0  # points
+_PANEL_WIDTH, _PANEL_HEIGHT = 2.75, 2.0  # inches of the area curves are drawn in
+# Same input, same bytes: no dates, and names inside an SVG that do not change. A PDF's text stays text.
+_FILES = {"svg.hashsalt": "ddpm", "pdf.fonttype": 42}
+_UNDATED: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+
+
+# -- curves ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """y over x, both [N], and dots on it at dots = (x [M], y [M])."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    dots: tuple[np.ndarray, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines in one frame, coloured by their place, so alike in every panel; texts may hold $mathtext$."""
+
+    title: str
+    lines: Sequence[Line]
+    x_label: str = ""
+    y_label: str = ""
+
+
+def curves(rows: Sequence[Sequence[Panel]], titles: Sequence[str] = ()) -> Figure:
+    """Panels in rows, each row under a title if there are titles; the panels of a row share their x.
+
+    Lines are named at their right end, in the last panel of a row, in place of a legend.
+    """
+    columns = max(len(row) for row in rows)
+    names = max((_inches(line.name) for row in rows for line in row[-1].lines), default=0.0)
+    # inches: room for the numbers left of a panel, for the names right of a row, above and below
+    left, right, above, below = 0.62, 0.16 + names, 0.5 if titles else 0.3, 0.46
+    width = columns * (left + _PANEL_WIDTH) + right
+    height = len(rows) * (above + _PANEL_HEIGHT + below)
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    for r, row in enumerate(rows):
+        bottom = height - (r + 1) * (above + _PANEL_HEIGHT + below) + below
+        ends = [end for panel in row for line in panel.lines for end in (line.x.min(), line.x.max())] or [0.0, 1.0]
+        if titles:
+            place = (left / width, (bottom + _PANEL_HEIGHT + above - 0.06) / height)
+            figure.text(*place, titles[r], size=_TEXT + 1, color=INK, weight="bold", va="top")
+        for c, panel in enumerate(row):
+            x = c * (left + _PANEL_WIDTH) + left
+            box = (x / width, bottom / height, _PANEL_WIDTH / width, _PANEL_HEIGHT / height)
+            axes = figure.add_axes(box)
+            _draw(axes, panel)
+            axes.set_xlim(min(ends), max(ends))
+            if c == len(row) - 1:
+                _name(axes, panel.lines)
+    return figure
+
+
+def _draw(axes: Any, panel: Panel) -> None:
+    last = max(1, len(panel.lines) - 1)
+    for i, line in enumerate(panel.lines):
+        colour = COLOURS[i % len(COLOURS)]
+        # Where lines coincide, those below show on both sides of those above.
+        thick = 0.8 if line.dots else 1.2 + 0.8 * (1 - i / last) * (len(panel.lines) > 1)
+        axes.plot(line.x, line.y, color=colour, linewidth=thick, solid_capstyle="round")
+        if line.dots:
+            axes.plot(
+                *line.dots,
+                "o",
+                color=colour,
+                markersize=3.0,
+                markeredgewidth=0.4,
+                markeredgecolor="white",
+                clip_on=False,
+            )
+    axes.set_title(panel.title, size=_TEXT, color=INK, loc="left", pad=5)
+    axes.set_xlabel(panel.x_label, size=_TEXT, color=MUTED, labelpad=2)
+    axes.set_ylabel(panel.y_label, size=_TEXT, color=MUTED, labelpad=2)
+    axes.tick_params(labelsize=_SMALL, labelcolor=MUTED, color=RULE, length=2.5, width=0.6)
+    axes.margins(x=0.0, y=0.04)
+    axes.grid(True, color=RULE, linewidth=0.4)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set(color=RULE, linewidth=0.6)
+
+
+def _name(axes: Any, lines: Sequence[Line]) -> None:
+    """Names beside the lines' right ends, moved apart as far as they would cover each other."""
+    if not lines:
+        return
+    low, high = axes.get_ylim()
+    ends = [(line.y[-1] - low) / (high - low) for line in lines]
+    step = 1.35 * _TEXT / 72 / _PANEL_HEIGHT  # a line of text as a share of the panel
+    for i, place in enumerate(apart(ends, step)):
+        axes.annotate(
+            lines[i].name,
+            (1.0, ends[i]),
+            (1.0 + 0.09 / _PANEL_WIDTH, place),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            size=_TEXT,
+            color=COLOURS[i % len(COLOURS)],
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def apart(places: Sequence[float], step: float) -> list[float]:
+    """The places, in the same order, at least `step` from each other and moved as little as does it.
+
+    Those that crowd share their middle (pool adjacent violators: least squares with an order to keep).
+    """
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    blocks: list[list[float]] = []  # middle of what its members would need, and how many they are
+    for rank, i in enumerate(order):
+        blocks.append([places[i] - rank * step, 1.0])
+        while len(blocks) > 1 and blocks[-1][0] < blocks[-2][0]:
+            mean, count = blocks.pop()
+            before, others = blocks[-1]
+            blocks[-1] = [(before * others + mean * count) / (others + count), others + count]
+    moved = [mean for mean, count in blocks for _ in range(int(count))]
+    placed = [0.0] * len(places)
+    for rank, i in enumerate(order):
+        placed[i] = moved[rank] + rank * step
+    return placed
+
+
+# -- tables of pictures --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Pictures uint8 [K, C, H, W] beside a name; captions are (what it is, one number or word a picture)."""
+
+    name: str
+    pixels: np.ndarray
+    captions: Sequence[tuple[str, Sequence[str]]] = ()
+
+
+def table(rows: Sequence[Row], columns: Sequence[str] = (), corner: str = "", width: int = 150) -> Figure:
+    """Rows of pictures of one size, under their columns' headings, `corner` saying what the headings are.
+
+    A picture's pixels become whole squares, as many as make it about `width` pixels wide; never fewer than one.
+    """
+    count, _, high, wide = rows[0].pixels.shape
+    scale = max(1, round(width / wide))
+    high, wide = high * scale, wide * scale
+    # pixels: a line of text, the room left of the pictures, between them, and between rows
+    line, gap = round(1.5 * _TEXT / 72 * _DPI), 8
+    names = [_inches(row.name, _TEXT + 1, "bold") for row in rows]
+    words = [_inches(what, _SMALL) for row in rows for what, _ in row.captions]
+    left = round(_DPI * max(_inches(corner), *names, *words)) + 3 * gap
+    head = line + gap if columns else gap
+    heights = [high + gap // 2 + line * len(row.captions) + 2 * gap for row in rows]
+    whole = (left + count * (wide + gap), head + sum(heights))
+    figure = Figure(figsize=(whole[0] / _DPI, whole[1] / _DPI), dpi=_DPI, facecolor="white")
+
+    def write_at(x: int | float, y: int | float, text: str, **options: Any) -> None:
+        figure.text(x / whole[0], 1 - y / whole[1], text, va="center", **options)
+
+    edge = left - 2 * gap
+    write_at(edge, line / 2, corner, size=_TEXT, color=MUTED, ha="right")
+    centres = [left + k * (wide + gap) + wide / 2 for k in range(count)]
+    for x, text in zip(centres, columns, strict=False):
+        write_at(x, line / 2, text, size=_TEXT, color=MUTED, ha="center")
+    top = head
+    for row, height in zip(rows, heights, strict=True):
+        write_at(edge, top + high / 2, row.name, size=_TEXT + 1, color=INK, weight="bold", ha="right")
+        for k, pixels in enumerate(row.pixels):
+            x = left + k * (wide + gap)
+            box = (x / whole[0], 1 - (top + high) / whole[1], wide / whole[0], high / whole[1])
+            axes = figure.add_axes(box)
+            axes.imshow(np.asarray(opaque(picture(pixels))), interpolation="nearest")
+            axes.set_axis_off()
+        for j, (what, values) in enumerate(row.captions):
+            y = top + high + gap // 2 + line * (j + 0.5)
+            write_at(edge, y, what, size=_SMALL, color=MUTED, ha="right")
+            for x, text in zip(centres, values, strict=True):
+                write_at(x, y, text, size=_SMALL, color=MUTED, ha="center")
+        top += height
+    return figure
+
+
+def _inches(text: str, size: float = _TEXT, weight: str = "normal") -> float:
+    """How wide a text is, with its $mathtext$ set."""
+    font = FontProperties(size=size, weight=weight)
+    points, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath="$" in text)
+    return float(points) / 72
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def check_path(path: Path) -> Path:
+    """The path, if a figure can be written there; UserError for another ending, or a folder."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"--out {path}: a figure's name ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if path.is_dir():
+        raise UserError(f"--out {path}: is a folder; name a file in it, as {path / 'figure.png'}")
+    return path
+
+
+def write(figure: Figure, path: Path) -> Path:
+    """Writes a figure, whole or not at all, as the ending says: .png, .svg or .pdf; makes the folder."""
+    path = check_path(path)
+    suffix = path.suffix.lower()
+    data = io.BytesIO()
+    with matplotlib.rc_context(_FILES):
+        figure.savefig(data, format=suffix[1:], dpi=_DPI, metadata=_UNDATED.get(suffix))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, data.getvalue())
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be written ({error.strerror}); choose another") from None
+    return path

@@ -1,0 +1,10 @@
+"""report.html: one file that shows what a run was trained on, how it went, and what it draws.
+
+write(run, pictures)                       with the newest checkpoint's averaged weights
+write(run, pictures, pipeline=averaged)    while training, with the weights at hand
+"""
+
+from ddpm.report.compose import GLANCE_SAMPLES, GLANCE_STEPS, NAME, SAMPLES, STEPS, write
+from ddpm.report.follow import Follower
+
+__all__ = ["GLANCE_SAMPLES", "GLANCE_STEPS", "NAME", "SAMPLES", "STEPS", "Follower", "write"]

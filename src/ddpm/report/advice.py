@@ -1,0 +1,241 @@
+"""What to try next: rules over what a run has shown, each with its reason and a command that exists."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ddpm.config import Config
+from ddpm.report import words
+from ddpm.store import Facts
+
+_WORTH_LOOKING = 50_000  # pictures seen before a model of small pictures is worth looking at (ddpm.plan)
+_FEW = 2_000
+_MANY_PASSES = 300
+_SMALLER = "--size asks for more"  # what the plan says where the pictures are larger than it took them
+_FALLING = 0.01  # a loss that falls by less over a fifth of the training has settled
+
+
+class Advice(NamedTuple):
+    """What to do, why, and how."""
+
+    what: str
+    why: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the rules look at.
+
+    command: what made the run. copied: share of the samples that are copies, None where it was not measured.
+    """
+
+    folder: str
+    command: str
+    config: Config
+    facts: Facts
+    step: int
+    plan: Sequence[str]
+    state: str
+    records: Sequence[dict[str, Any]]
+    copied: float | None = None
+
+
+def advise(shown: Shown) -> list[Advice]:
+    """Every rule that applies, the most pressing first; how to draw samples stands last, as it always applies."""
+    rules = (_stopped, _few_pictures, _copies, _held_out, _few_seen, _falling, _clipped, _balance, _skipped)
+    found = [one for rule in rules if (one := rule(shown)) is not None]
+    if shown.state == "complete" and any(_SMALLER in reason for reason in shown.plan):
+        found.append(_larger(shown))
+    if shown.step:
+        found.append(_sample(shown))
+    return found
+
+
+def _stopped(shown: Shown) -> Advice | None:
+    if shown.state != "stopped":
+        return None
+    left = words.plural(shown.config.train.steps - shown.step, "step")
+    return Advice(
+        "Finish the training",
+        f"It was stopped with {left} to go. Resuming goes on exactly where it was.",
+        f"ddpm train --resume --out {shlex.quote(shown.folder)}",
+    )
+
+
+def _few_pictures(shown: Shown) -> Advice | None:
+    count, passes = shown.facts.count, _passes(shown)
+    if not 0 < count < _FEW and not passes > _MANY_PASSES:
+        return None
+    mirrored = "" if shown.config.data.flip else ", mirror them (--data.flip) if they may be mirrored"
+    return Advice(
+        "Give it more pictures",
+        f"{words.plural(count, 'picture')}, each seen {words.amount(passes)} times so far, can be learnt by "
+        f"heart. Add pictures{mirrored}, or raise --net.dropout.",
+    )
+
+
+def _copies(shown: Shown) -> Advice | None:
+    if not shown.copied or shown.copied < 0.05:
+        return None
+    return Advice(
+        "Look for memorised pictures",
+        f"{shown.copied:.0%} of the samples looked at lie much nearer to one training picture than to the rest. "
+        "Train for fewer steps, with more pictures, or with dropout.",
+        _again(shown, f"--steps {shown.config.train.steps} --net.dropout 0.2", "dropout"),
+    )
+
+
+def _held_out(shown: Shown) -> Advice | None:
+    points = [(r["step"], r["held_out"]) for r in shown.records if number(r.get("held_out")) is not None]
+    if len(points) < 3:
+        return None
+    best_step, best = min(points, key=lambda point: point[1])
+    last = points[-1][1]
+    if last <= 1.03 * best:
+        return None
+    return Advice(
+        "Stop earlier, or regularise",
+        f"The error on held-out pictures was lowest at step {best_step:,} ({best:.4f}) and is {last:.4f} now: "
+        "since then the net has been learning the training pictures rather than their kind.",
+        _again(shown, f"--steps {shown.config.train.steps} --net.dropout 0.2", "dropout"),
+    )
+
+
+def _few_seen(shown: Shown) -> Advice | None:
+    seen = shown.step * shown.config.train.batch
+    if shown.state == "running" or seen >= _WORTH_LOOKING or not seen:
+        return None
+    factor = math.ceil(_WORTH_LOOKING / seen)
+    return Advice(
+        "Train for longer",
+        f"The net has seen {seen:,} pictures; shapes become worth looking at from about {_WORTH_LOOKING:,} on.",
+        _again(shown, f"--steps {factor * shown.step}", "longer"),
+    )
+
+
+def _falling(shown: Shown) -> Advice | None:
+    """Compares the last fifth of the log with the fifth before it; the difference must exceed its own error."""
+    if shown.state == "running" or shown.step * shown.config.train.batch < _WORTH_LOOKING:
+        return None
+    errors = [value for r in shown.records if (value := number(r.get("mse"))) is not None]
+    part = len(errors) // 5
+    if part < 5:
+        return None
+    before, after = errors[-2 * part : -part], errors[-part:]
+    drop = (_mean(before) - _mean(after)) / _mean(before)
+    doubt = math.sqrt((_variance(before) + _variance(after)) / part) / _mean(before)
+    if drop < max(_FALLING, 2 * doubt):
+        return None
+    return Advice(
+        "Train for longer",
+        f"The error still fell, by {drop:.1%} over the last fifth of the training.",
+        _again(shown, f"--steps {2 * shown.config.train.steps}", "longer"),
+    )
+
+
+def _clipped(shown: Shown) -> Advice | None:
+    limit = shown.config.optimizer.clip
+    norms = [value for r in shown.records if (value := number(r.get("gradient"))) is not None]
+    late = norms[len(norms) // 2 :]
+    if not limit or len(late) < 10 or sum(value > limit for value in late) <= len(late) / 2:
+        return None
+    return Advice(
+        "Lower the learning rate",
+        f"In most of the second half of the training the gradient was longer than --optimizer.clip {limit:g} and "
+        "was shortened, a sign of steps that are too large.",
+        _again(
+            shown, f"--steps {shown.config.train.steps} --lr {shown.config.optimizer.lr / 2:.1e}", "lower-rate"
+        ),
+    )
+
+
+def _balance(shown: Shown) -> Advice | None:
+    shares = shown.facts.frequencies
+    if len(shares) < 2 or min(shares) >= 0.25 / len(shares):
+        return None
+    rare = shown.facts.classes[min(range(len(shares)), key=lambda k: shares[k])]
+    return Advice(
+        "Even out the classes",
+        f"{rare} has {min(shares):.1%} of the pictures, where an even share would be {1 / len(shares):.1%}: its "
+        "samples will be the poorest. Add pictures of the rare classes, or merge them with others.",
+    )
+
+
+def _skipped(shown: Shown) -> Advice | None:
+    if not shown.facts.skipped:
+        return None
+    return Advice(
+        "Mend the unreadable pictures",
+        f"{words.plural(shown.facts.skipped, 'picture')} could not be read; the check names them.",
+        f"ddpm check {_data(shown)}",
+    )
+
+
+def _larger(shown: Shown) -> Advice:
+    height, width = (2 * side for side in shown.config.data.size)
+    size = str(height) if height == width else f"{height}x{width}"
+    return Advice(
+        "Go larger",
+        "The originals are larger than they were trained at. Twice the size shows more, and takes about four "
+        "times as long.",
+        _again(shown, f"--size {size}", size),
+    )
+
+
+def _sample(shown: Shown) -> Advice:
+    named = f" --class {shlex.quote(shown.facts.classes[0])}" if shown.facts.classes else ""
+    only = " Without a class it draws them as often as they are in the data." if named else ""
+    return Advice(
+        "Draw pictures from it",
+        f"Any number, always the same ones for a seed, with a film of how they come about.{only}",
+        f"ddpm sample {shlex.quote(shown.folder)} -n 64{named}",
+    )
+
+
+def _again(shown: Shown, change: str, suffix: str) -> str:
+    """The command that made the run with something changed, into a folder of its own."""
+    made = shlex.split(shown.command)
+    if made[:2] != ["ddpm", "train"]:
+        made = ["ddpm", "train", *shown.config.data.path]
+    changed = {"--out", "--steps", "--budget", *(word for word in change.split() if word.startswith("--"))}
+    kept, skip = [], False
+    for word in made:
+        name, _, value = word.partition("=")
+        if word.startswith("--"):
+            skip = name in changed and not value
+            if name in changed:
+                continue
+        elif skip:  # the value of what was left out
+            skip = False
+            continue
+        kept.append(word)
+    return f"{shlex.join(kept)} {change} --out {shlex.quote(f'{shown.folder}-{suffix}')}"
+
+
+def _data(shown: Shown) -> str:
+    return " ".join(shlex.quote(path) for path in shown.config.data.path)
+
+
+def _passes(shown: Shown) -> float:
+    return shown.step * shown.config.train.batch / shown.facts.count if shown.facts.count else 0.0
+
+
+def number(value: Any) -> float | None:
+    """A finite number of a log's record, else None."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = _mean(values)
+    return sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)

@@ -1,0 +1,78 @@
+"""Lays a run's material out as one page, and writes it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from ddpm.atomic import write_bytes
+from ddpm.data import Pictures
+from ddpm.draw import page
+from ddpm.errors import UserError
+from ddpm.pipeline import Pipeline
+from ddpm.report import parts
+from ddpm.report.material import Material, State, gather
+from ddpm.store import Run
+from ddpm.version import __version__
+
+NAME = "report.html"
+SAMPLES, STEPS = 40, 25
+GLANCE_SAMPLES, GLANCE_STEPS = 20, 15  # while training, where every second is the training's
+
+
+def write(
+    run: Run,
+    pictures: Pictures | None,
+    *,
+    pipeline: Pipeline | None = None,
+    device: str | torch.device | None = None,
+    why: str = "the training pictures were not opened",
+    state: State | None = None,
+    samples: int = SAMPLES,
+    steps: int = STEPS,
+    looked: int = 20_000,
+) -> Path:
+    """Writes the run's report.html, whole or not at all, and returns its path.
+
+    It draws about `samples` pictures with `steps` steps of DDIM, passes one picture at twelve levels through the
+    net, and compares the samples with at most `looked` training pictures: less than the cost of a preview.
+
+    Args:
+        pictures: what the run is trained on, or None; `why` they are not there is then said in the report.
+        pipeline: the averaged net; by default the newest checkpoint's, on `device`.
+        state: by default complete after the last step, else stopped when the log has been quiet for a while.
+
+    UserError if there is no run. A run that someone else is training is only read.
+    """
+    made = gather(run, pictures, pipeline, device, why, state, samples, steps, looked)
+    path = run.folder / NAME
+    try:
+        write_bytes(path, lay_out(made).encode())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder's permissions") from None
+    return path
+
+
+def lay_out(made: Material) -> str:
+    """The page."""
+    facts, train = made.description.facts, made.description.config.train
+    now = datetime.now().astimezone().strftime("%d %B %Y, %H:%M").lstrip("0")
+    name = made.run.folder.resolve().name
+    head = page.heading(name, made.state, f"A diffusion model of {facts.name or 'pictures'} · written {now}")
+    head += page.bar(made.step, train.steps, f"step {made.step:,} of {train.steps:,}")
+    head += page.numbers(parts.numbers(made))
+    sections = [
+        ("Data", "What it was trained on", parts.data(made)),
+        ("Model", "How it was made", parts.model(made)),
+        ("Curves", "How the training went", parts.curves(made)),
+        ("Previews", "How its pictures changed", parts.previews(made)),
+        ("Step by step", "How a picture is denoised", parts.denoising(made)),
+        ("Samples", "What it draws", parts.samples(made)),
+        ("Nearest", "Has it learnt pictures by heart?", parts.nearest(made)),
+        ("Speed", "Speed", parts.speed(made)),
+        ("Next", "What to try next", parts.next(made)),
+    ]
+    foot = f"Written by ddpm {__version__}. This page is one file: it can be sent or kept as it is."
+    return page.document(f"{name}: ddpm report", head, sections, foot)

@@ -1,0 +1,326 @@
+"""The parts of the page, each from the material: HTML, or a line that says what it lacks."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from ddpm.build import build_net
+from ddpm.config import to_json
+from ddpm.draw import page, picture
+from ddpm.draw.charts import line_chart
+from ddpm.report import looks, words
+from ddpm.report.advice import Shown, advise
+from ddpm.report.material import Material
+from ddpm.units import duration
+
+_FILM_FRAMES = 24
+_FILM_WIDTH = 700  # narrower previews are enlarged in squares, not blurred
+_CARDS = 9
+_SHEET, _ROW = 60, 10  # pictures of the contact sheet without classes, and of a class
+_QUARTERS = ("cleanest", "second", "third", "noisiest")
+
+
+def numbers(made: Material) -> list[tuple[str, str]]:
+    train = made.description.config.train
+    values = [(f"of {train.steps:,} steps", f"{made.step:,}")]
+    if (seconds := made.seconds()) is not None:
+        values.append(("training time", duration(seconds)))
+        speed = made.speeds()
+        if speed and made.state == "running":
+            values.append(("left", duration((train.steps - made.step) * train.batch / speed[-1])))
+    if (mse := made.last("mse")) is not None:
+        values.append(("squared error", f"{mse:.4f}"))
+    if (held_out := made.last("held_out")) is not None:
+        values.append(("on held-out pictures", f"{held_out:.4f}"))
+    values.append(("pictures seen", f"{made.step * train.batch:,}"))
+    if made.pipeline is not None:
+        values.append(("page computed on", str(made.pipeline.device)))
+    return values
+
+
+def data(made: Material) -> str:
+    config, facts, pictures = made.description.config, made.description.facts, made.pictures
+    html = page.text(words.data(config, facts))
+    shares = facts.frequencies or (1 / max(1, len(facts.classes)),) * len(facts.classes)
+    if pictures is None:
+        html += page.note(f"No contact sheet: {made.without['pictures']}.")
+    elif facts.classes and pictures.labels is not None:
+        shown = looks.most_frequent(facts.frequencies, len(facts.classes))
+        named = []
+        for k in shown:
+            members = np.flatnonzero(pictures.labels == k)
+            chosen = members[looks.spread_over(len(members), _ROW)]
+            named.append((facts.classes[k], f"{shares[k]:.1%}", _images(looks.pictures_at(pictures, chosen))))
+        html += page.rows([row for row in named if row[2]], "training pictures of")
+    else:
+        chosen = looks.spread_over(len(pictures), _SHEET)
+        html += page.sheet(_images(looks.pictures_at(pictures, chosen)), "training picture", _ROW)
+    if facts.classes:
+        bars = page.bars(
+            [(c, s, f"{round(s * facts.count):,}  ({s:.1%})") for c, s in zip(facts.classes, shares, strict=True)]
+        )
+        html += page.details("How many pictures each class has", bars)
+    if pictures is not None and pictures.skipped:
+        lines = [f"{name}: {reason}" for name, reason in pictures.skipped[:50]]
+        html += page.details(f"{words.plural(len(pictures.skipped), 'picture')} left out", page.bullets(lines))
+    return html
+
+
+def model(made: Material) -> str:
+    description = made.description
+    config = description.config
+    html = page.text(
+        words.model(config, _parameters(made)), words.objective(config), words.course(config, description.facts)
+    )
+    if description.plan:
+        html += page.details("What the plan decided, and why", page.bullets(description.plan))
+    rows = [
+        (f"{section}.{name}", json.dumps(value) if isinstance(value, (list, tuple)) else str(value))
+        for section, values in to_json(config).items()
+        for name, value in values.items()
+    ]
+    html += page.details("Every setting", page.table(rows))
+    return html + (page.text("Made by:") + page.code(description.command) if description.command else "")
+
+
+def _parameters(made: Material) -> int:
+    if made.pipeline is not None:
+        return sum(p.numel() for p in made.pipeline.denoiser.net.parameters())
+    with torch.device("meta"):
+        net = build_net(made.description.config, len(made.description.facts.classes))
+    return sum(p.numel() for p in net.parameters())
+
+
+def curves(made: Material) -> str:
+    """Loss and its parts, gradient, rate and speed over the steps."""
+    if not made.records:
+        return page.note("Nothing has been logged yet.")
+    config = made.description.config
+    span = (0.0, float(max(made.step, 1)))
+    loss, mse = made.series("loss", "loss"), made.series("squared error", "mse")
+    same = all(a == b for a, b in zip(loss.y, mse.y, strict=False))
+    main = [mse] if same else [loss, mse]
+    apart = [made.series("held out", "held_out"), made.series("trained on", "trained_on")]
+    quarters = [made.series(name, partial(_quarter, k=k)) for k, name in enumerate(_QUARTERS)]
+    parts = [
+        page.chart(
+            "Error of the net's prediction",
+            line_chart(main, "loss over the steps", span=span, smooth=True),
+            main,
+            "How far the prediction is from the truth, averaged over all noise levels. It falls fast, then "
+            "slowly: late gains are small and still visible in the pictures."
+            + ("" if same else " The loss is the same error with the levels weighted."),
+        ),
+        page.chart(
+            "By quarter of the noise levels",
+            line_chart(quarters, "squared error by quarter of the levels", span=span, smooth=True),
+            [line for line in quarters if line.points()],
+            f"The squared error at levels 1 to {config.chain.steps // 4:,} (cleanest) up to the last quarter "
+            "(noisiest): shapes are decided at the noisy levels, fine detail at the clean ones.",
+            ordered=True,
+        ),
+        page.chart(
+            "Held-out pictures",
+            line_chart([line for line in apart if line.points()], "error on held-out pictures", span=span),
+            [line for line in apart if line.points()],
+            "The averaged net's error on pictures it never trains on, and on as many it does, at the same levels "
+            "and noise. When the two lines part, it learns pictures by heart.",
+        ),
+        _chart(made, "gradient", "Length of the gradient", _clip_caption(config.optimizer.clip), span, zero=False),
+        _chart(made, "lr", "Learning rate", "How large a step the optimizer takes.", span, zero=True),
+        _chart(
+            made,
+            "pictures_per_second",
+            "Pictures a second",
+            "Dips are other work on the machine.",
+            span,
+            zero=True,
+        ),
+    ]
+    return page.charts(*parts)
+
+
+def _clip_caption(clip: float) -> str:
+    return "The norm before clipping" + (f"; steps over {clip:g} are shortened to it." if clip else ".")
+
+
+def _chart(made: Material, key: str, title: str, caption: str, span: tuple[float, float], zero: bool) -> str:
+    series = [made.series("last", key)]
+    drawing = line_chart(series, f"{title} over the steps", span=span, zero=zero, smooth=not zero)
+    return page.chart(title, drawing, series, caption)
+
+
+def previews(made: Material) -> str:
+    paths = sorted(p for p in (made.run.folder / "samples").glob("*.png") if p.stem.isdigit())
+    keep = {round(k) for k in np.linspace(0, len(paths) - 1, _FILM_FRAMES)} if paths else set()
+    frames = []
+    for i in sorted(keep):
+        try:
+            with Image.open(paths[i]) as image:
+                frame = image.convert("RGB")
+        except OSError:  # removed, or damaged: the others still tell
+            continue
+        times = -(-_FILM_WIDTH // frame.width)
+        enlarged = frame.resize((times * frame.width, times * frame.height), Image.Resampling.NEAREST)
+        frames.append((f"step {int(paths[i].stem):,}", enlarged))
+    if not frames:
+        return page.note("No preview has been drawn yet.")
+    html = page.text(
+        "Every preview starts from the same noise, so that what changes from one to the next is the model alone."
+    )
+    return html + page.film(frames, "previews over the training")
+
+
+def denoising(made: Material) -> str:
+    seen = made.denoising
+    if seen is None:
+        return page.note(f"No denoising to show: {made.without['pipeline']}.")
+    what = "A training picture" if made.pictures is not None else "A sample"
+    html = page.text(
+        f"{what} is mixed with more and more noise (xₜ). From each mixture alone the model tells the noise (ε̂) "
+        "from the picture (x̂₀). Where there is much noise x̂₀ is a blur, the mean of all pictures that could be "
+        "under it; it sharpens as the noise goes.",
+        "Sampling goes from level to level: xₛ is the mean of p(xₛ | xₜ), in the last row, plus some noise; s is "
+        "the next level shown. At the top that mean is faint, as most of xₛ is still noise. At t = 1 there is "
+        "next to no noise to tell, and ε̂ is the error of x̂₀, magnified.",
+        "Level t counts from clean (0) to noise; log SNR = log(α²/σ²) is the logarithm of signal over noise. "
+        "Values beyond black and white are cut; ε̂ is black at −3 and white at +3.",
+    )
+    levels = [
+        (
+            f"{t:,}",
+            f"{snr:+.1f}".replace("-", "−"),
+            _images(np.stack([seen.xt[i], seen.eps[i], seen.predicted[i], seen.mean[i]])),
+        )
+        for i, (t, snr) in enumerate(zip(seen.levels, seen.log_snr, strict=True))
+    ]
+    return html + page.steps(("level t", "log SNR"), ("xₜ", "ε̂", "x̂₀", "mean"), levels)
+
+
+def samples(made: Material) -> str:
+    drawn = made.drawn
+    if drawn is None:
+        return page.note(f"No samples: {made.without['pipeline']}.")
+    facts = made.description.facts
+    how = (
+        f"{words.plural(len(drawn.samples), 'picture')}, not chosen from more: drawn from noise with the "
+        f"averaged weights in {drawn.samples.record['steps']} steps of DDIM."
+    )
+    if not drawn.labels:
+        return page.text(how) + page.sheet(_images(drawn.of(0)), "sample", 6)
+    few = len(drawn.labels) < len(facts.classes)
+    rest = f" The {len(drawn.labels)} most frequent of {len(facts.classes)} classes." if few else ""
+    named = [(facts.classes[label], "", _images(drawn.of(k))) for k, label in enumerate(drawn.labels)]
+    return page.text(how + rest) + page.rows(named, "sample of")
+
+
+def nearest(made: Material) -> str:
+    found, pictures, drawn = made.nearest, made.pictures, made.drawn
+    if found is None or pictures is None or drawn is None:
+        reason = made.without.get("pictures") or made.without["pipeline"]
+        return page.note(f"No comparison with the training pictures: {reason}.")
+    count = len(found.copied)
+    every = "all" if found.looked == len(pictures) else f"{found.looked:,} of the"
+    mirrored = ", mirrored ones too" if made.description.config.data.flip else ""
+    copied = int(found.copied.sum())
+    verdict = (
+        f"{copied} of {count} samples (outlined) are likely copies: the nearest training picture is less than "
+        "half as far as the 50 nearest on average (Carlini et al. 2023)."
+        if copied
+        else f"None of {count} samples is likely a copy: by the rule of Carlini et al. (2023) its nearest picture "
+        "would be less than half as far as its 50 nearest on average."
+    )
+    html = page.text(
+        f"Some samples, each followed by the pictures nearest to it among {every} {len(pictures):,} training "
+        f"pictures{mirrored}. The distance is the root mean square difference of their pixels, in grey levels "
+        "from 0 to 255: near pictures may differ in what they show, copies do not.",
+        verdict,
+        f"Typical distances: {np.median(found.distance[:, 0]):.1f} from a sample to the nearest training picture"
+        + (
+            f", {np.median(found.apart):.1f} from a training picture to the nearest other one."
+            if len(found.apart)
+            else "."
+        )
+        + " Smooth pictures are near to many, so a smaller distance alone proves nothing.",
+    )
+    # Likely copies first, then samples spread over the classes.
+    marked = np.flatnonzero(found.copied)[:4]
+    chosen = [*marked.tolist(), *(i for i in looks.spread_over(count, _CARDS).tolist() if i not in marked)][
+        :_CARDS
+    ]
+    cards = []
+    for i in sorted(chosen):
+        near = _images(looks.pictures_at(pictures, found.index[i]))
+        captions = [f"{distance:.1f}" for distance in found.distance[i]]
+        group = [(picture(drawn.samples.pixels[i]), "sample"), *zip(near, captions, strict=True)]
+        cards.append((group, bool(found.copied[i])))
+    return html + page.cards(cards)
+
+
+def speed(made: Material) -> str:
+    train = made.description.config.train
+    values = []
+    if speeds := made.speeds():
+        typical = float(np.median(speeds))
+        values += [
+            ("pictures a second, typically", words.amount(typical)),
+            ("a step", _short(train.batch / typical)),
+        ]
+    if (seconds := made.seconds()) is not None:
+        values.append(("training so far", duration(seconds)))
+    if made.drawn is not None and made.pipeline is not None:
+        each = made.drawn.seconds / len(made.drawn.samples)
+        steps = made.drawn.samples.record["steps"]
+        values.append((f"a sample of {steps} steps, on {made.pipeline.device}", _short(each)))
+        whole = each / steps * made.pipeline.denoiser.native.T
+        values.append((f"a sample of all {made.pipeline.denoiser.native.T:,} steps", _short(whole)))
+    if not values:
+        return page.note("Nothing has been measured yet.")
+    return page.numbers(values) + page.text(
+        "Training time is that of the steps, without previews and checkpoints. A sample's time was measured for "
+        "this page, many at once; a training that runs beside it makes it longer."
+        if made.drawn is not None
+        else ""
+    )
+
+
+def next(made: Material) -> str:
+    found, description = made.nearest, made.description
+    copied = float(found.copied.mean()) if found is not None else None
+    shown = Shown(
+        str(made.run.folder),
+        description.command,
+        description.config,
+        description.facts,
+        made.step,
+        description.plan,
+        made.state,
+        made.records,
+        copied,
+    )
+    items = advise(shown)
+    if not items:
+        return page.note("Wait for the first lines of the log.")
+    return page.advice(items)
+
+
+def _quarter(record: dict[str, Any], k: int) -> Any:
+    values = record.get("quarters")
+    return values[k] if isinstance(values, list) and k < len(values) else None
+
+
+def _short(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    return f"{seconds:.2f} s" if seconds < 10 else duration(seconds)
+
+
+def _images(pixels: npt.NDArray[np.uint8]) -> list[Image.Image]:
+    return [picture(one) for one in pixels]

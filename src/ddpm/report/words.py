@@ -1,0 +1,107 @@
+"""A config in sentences: what a person would say of the model, the data and the training."""
+
+from __future__ import annotations
+
+from ddpm.config import Config
+from ddpm.store import Facts
+
+_PREDICTS = {
+    "eps": "the noise ε in the picture",
+    "x0": "the clean picture x₀",
+    "v": "v = α ε − σ x₀, a blend of noise and picture",
+    "mean": "the mean of the next, slightly cleaner picture",
+}
+_ERRORS = {"l2": "squared error", "l1": "absolute error", "huber": "Huber error"}
+_WEIGHTS = {
+    "simple": "all noise levels counting alike",
+    "min-snr": "levels weighted by min-SNR (cap {min_snr:g}), so that nearly clean pictures do not rule",
+    "p2": "levels weighted by P2, which favours the coarse over the last details",
+}
+_CROPS = {
+    "centre": "cut from the centre where shapes differ",
+    "random": "cut at random where shapes differ",
+    "pad": "padded to the shape",
+    "none": "stretched to the shape",
+}
+_DECAYS = {
+    "none": "stays there",
+    "linear": "falls in a line to 0 at the last step",
+    "cosine": "falls along a cosine to 0 at the last step",
+}
+
+
+def model(config: Config, parameters: int) -> str:
+    """The net, what it predicts, and the chain."""
+    net, levels = config.net, len(config.net.multipliers)
+    widths = ", ".join(str(net.channels * m) for m in net.multipliers)
+    cells = f" It sees the picture in cells of {net.patch} × {net.patch} pixels." if net.patch > 1 else ""
+    attention = f" and self-attention on {plural(len(net.attention), 'level')}" if net.attention else ""
+    return (
+        f"A U-Net of {amount(float(parameters))} parameters, {plural(levels, 'level')} deep ({widths} channels), "
+        f"{plural(net.blocks, 'residual block')} a level{attention}.{cells} Given a picture xₜ at noise level t "
+        f"it predicts {_PREDICTS[config.denoiser.predicts]}. There are {config.chain.steps:,} levels on "
+        f"{_chain(config)}: level 0 is the clean picture, level {config.chain.steps:,} next to nothing but noise."
+    )
+
+
+def _chain(config: Config) -> str:
+    return "a chain of given β" if config.chain.schedule == "betas" else f"the {config.chain.schedule} schedule"
+
+
+def objective(config: Config) -> str:
+    """What training minimises."""
+    loss = config.loss
+    weight = _WEIGHTS[loss.weight].format(min_snr=loss.min_snr)
+    drawn = "spread evenly over each batch" if loss.times == "low-discrepancy" else "drawn independently"
+    return f"Training minimises the {_ERRORS[loss.error]} of that prediction, {weight}; the levels are {drawn}."
+
+
+def course(config: Config, facts: Facts) -> str:
+    """Steps, batch, rate, averages."""
+    train, optimizer = config.train, config.optimizer
+    images = train.steps * train.batch
+    passes = f", {amount(images / facts.count)} passes over the data" if facts.count else ""
+    whole = f" in {train.accumulate} parts" if train.accumulate > 1 else ""
+    precision = "" if train.precision == "no" else f" Computed in {train.precision}."
+    began = f" Training began from the weights of {train.init_from}." if train.init_from else ""
+    return (
+        f"{plural(train.steps, 'step')} of Adam with {train.batch} pictures each{whole} make {images:,} "
+        f"pictures{passes}. The learning rate rises over {optimizer.warmup:,} steps to {optimizer.lr:.1e} and "
+        f"{_DECAYS[optimizer.decay]}. Samples are drawn with averaged weights (EMA), which "
+        f"remember about {plural(round(1 / (1 - optimizer.ema)), 'step')}.{precision}{began}"
+    )
+
+
+def data(config: Config, facts: Facts) -> str:
+    """The pictures and what was done to them."""
+    height, width = config.data.size
+    kind = {1: "grey", 3: "colour", 4: "colour with transparency"}[config.data.channels]
+    flips = " Each is shown mirrored half of the time." if config.data.flip else ""
+    skipped = f" {facts.skipped:,} could not be read and were left out." if facts.skipped else ""
+    held = f" Held out and never trained on: {_held_out(config.data.holdout)}." if config.data.holdout else ""
+    classes = f" in {plural(len(facts.classes), 'class', 'classes')}" if facts.classes else ", without classes"
+    return (
+        f"{plural(facts.count, 'picture')} of {facts.name}{classes}, brought to {width} × {height} pixels, "
+        f"{kind}, {_CROPS[config.data.crop]}.{flips}{skipped}{held}"
+    )
+
+
+def _held_out(asked: str) -> str:
+    try:
+        return f"{100 * float(asked):.3g} % of all"
+    except ValueError:
+        return asked
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """1 step, 2 steps, 1,500 steps."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def amount(value: float) -> str:
+    """A number as a person says it: 0.4, 7.5, 312, 1,500, 1.5 million."""
+    if value >= 1e9:
+        return f"{value / 1e9:.1f} billion"
+    if value >= 1e6:
+        return f"{value / 1e6:.1f} million"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}".removesuffix(".0")
