@@ -3,7 +3,7 @@
 import pytest
 
 from ddpm.errors import UserError
-from ddpm.units import amount, duration, parse_duration
+from ddpm.units import amount, counted, duration, listed, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,10 @@ def test_times_are_written(seconds, text):
 )
 def test_sizes_are_written(count, text):
     assert amount(count) == text
+
+
+def test_counts_and_lists():
+    assert (counted(1, "step"), counted(0, "step")) == ("1 step", "0 steps")
+    assert counted(1500, "class", "classes") == "1,500 classes"
+    assert listed(["a", "b"]) == "a, b" and listed([]) == ""
+    assert listed([str(k) for k in range(14)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more"

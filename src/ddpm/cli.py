@@ -30,7 +30,8 @@ usage: ddpm COMMAND ...            ddpm COMMAND --help shows a command's options
 {chr(10).join(f"  {name:8} {line}" for name, (_, line) in COMMANDS.items())}
 
 DATA is a folder, .zip or .tar of pictures (sub-folders are classes), a list of them (CSV, JSON), a .npz or
-.npy array, IDX or parquet files, hub:org/name, or the embedded set `fashion`. MODEL is a run's folder, a .safetensors file, or the embedded model `fashion`.
+.npy array, IDX or parquet files, hub:org/name, or the embedded set `fashion`. MODEL is a run's folder, a
+.safetensors file, or the embedded model `fashion`.
 
   ddpm sample fashion              pictures from the embedded model, in seconds
   ddpm train fashion --budget 3m   a model of your own, in three minutes

@@ -1,12 +1,26 @@
-"""Times and sizes as people write them."""
+"""Counts, lists, times and sizes as people write them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from ddpm.errors import UserError
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+_NAMES_SHOWN = 12
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """1 picture, 2,000 pictures."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first twelve, and how many more there are."""
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def parse_duration(text: str) -> float:

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from ddpm.atomic import write_json
 from ddpm.commands.contact import as_json, write_sheet
-from ddpm.commands.findings import counted, show_bars, show_facts, show_findings, show_list
+from ddpm.commands.findings import show_bars, show_facts, show_findings, show_list
 from ddpm.commands.options import progress
 from ddpm.commands.planning import PlanOptions, accelerator_for, plan_for, show_plan
 from ddpm.presets import preset
+from ddpm.units import counted
 
 if TYPE_CHECKING:
     import torch

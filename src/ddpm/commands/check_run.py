@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from ddpm.commands.findings import counted, show_facts, show_findings
+from ddpm.commands.findings import show_facts, show_findings
 from ddpm.errors import UserError
+from ddpm.units import counted
 
 if TYPE_CHECKING:
     from ddpm.config import Config

@@ -67,8 +67,3 @@ def show_findings(lines: Sequence[str], out: Console, fine: str) -> None:
         return
     for line in lines:
         out.print(f"- {line}")
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """1 picture, 2,000 pictures."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

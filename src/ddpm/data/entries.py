@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm.data.files import SUFFIXES, listed
+from ddpm.data.files import SUFFIXES
 from ddpm.errors import UserError
+from ddpm.units import listed
 
 FILE_KEYS = ("file", "path", "image", "file_name", "filename")
 LABEL_KEYS = ("label", "class", "category", "target")

@@ -22,10 +22,10 @@ from ddpm.data import decode, digest
 from ddpm.data.source import Source
 from ddpm.data.tar import Members
 from ddpm.errors import UserError
+from ddpm.units import counted, listed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SPLITS = {"train", "test", "val", "valid", "validation"}
-_NAMES_SHOWN = 12
 
 
 @final
@@ -263,12 +263,3 @@ def _classes(
             "and takes classes from the folders below"
         )
     return tuple(classes), index, tuple(notes)
-
-
-def listed(names: Sequence[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def counted(n: int, noun: str, plural: str = "") -> str:
-    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"

@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ddpm.data.files import WHOLE, Part, counted, listed
+from ddpm.data.files import WHOLE, Part
 from ddpm.data.opening import Found, find, is_data
 from ddpm.data.several import Chosen, Several
 from ddpm.data.source import Source
 from ddpm.errors import UserError
 from ddpm.noise import Purpose, bits
+from ddpm.units import counted, listed
 
 
 def open_sources(

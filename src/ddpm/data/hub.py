@@ -27,10 +27,11 @@ from ddpm.data import decode, digest
 from ddpm.data.arrays import check_labels
 from ddpm.data.cache import default_cache
 from ddpm.data.entries import LABEL_KEYS
-from ddpm.data.files import WHOLE, Part, counted, listed
+from ddpm.data.files import WHOLE, Part
 from ddpm.data.lists import numbered
 from ddpm.data.source import Source
 from ddpm.errors import UserError
+from ddpm.units import counted, listed
 
 PREFIX = "hub:"
 PICTURE_KEYS = ("image", "img", "picture")

@@ -19,9 +19,10 @@ from PIL import Image
 
 from ddpm.data import decode, digest
 from ddpm.data.entries import LABEL_KEYS, Entry, parse
-from ddpm.data.files import Part, Store, counted, listed
+from ddpm.data.files import Part, Store
 from ddpm.data.source import Source
 from ddpm.errors import UserError
+from ddpm.units import counted, listed
 
 LISTS = (".csv", ".tsv", ".json", ".jsonl")
 # A folder or archive with one of these at its top is read by it.

@@ -28,7 +28,7 @@ from ddpm.plan.machine import (
 )
 from ddpm.preview import PREVIEW_STEPS, preview_layout
 from ddpm.report.compose import GLANCE_SAMPLES, GLANCE_STEPS
-from ddpm.units import amount, duration
+from ddpm.units import amount, counted, duration
 
 DEFAULT_BUDGET = 3600.0
 _RESERVE = 0.95  # of the budget: the machine may be slower later than while it was measured
@@ -229,7 +229,7 @@ def _expect(
 
 def _several(number: int, what: str, seconds: float) -> str:
     each = f" of about {duration(seconds)}" if seconds >= 1 else ""
-    return f", {number} {what}{'s' * (number > 1)}{each}" if number else ""
+    return f", {counted(number, what)}{each}" if number else ""
 
 
 def _disk(choices: Choices, load: Load, previews: int, pictures: Pictures, folder: Path) -> int:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ddpm.config import Config
 from ddpm.report import words
 from ddpm.store import Facts
+from ddpm.units import counted
 
 _WORTH_LOOKING = 50_000  # pictures seen before a model of small pictures is worth looking at (ddpm.plan)
 _FEW = 2_000
@@ -59,7 +60,7 @@ def advise(shown: Shown) -> list[Advice]:
 def _stopped(shown: Shown) -> Advice | None:
     if shown.state != "stopped":
         return None
-    left = words.plural(shown.config.train.steps - shown.step, "step")
+    left = counted(shown.config.train.steps - shown.step, "step")
     return Advice(
         "Finish the training",
         f"It was stopped with {left} to go. Resuming goes on exactly where it was.",
@@ -74,7 +75,7 @@ def _few_pictures(shown: Shown) -> Advice | None:
     mirrored = "" if shown.config.data.flip else ", mirror them (--data.flip) if they may be mirrored"
     return Advice(
         "Give it more pictures",
-        f"{words.plural(count, 'picture')}, each seen {words.amount(passes)} times so far, can be learnt by "
+        f"{counted(count, 'picture')}, each seen {words.amount(passes)} times so far, can be learnt by "
         f"heart. Add pictures{mirrored}, or raise --net.dropout.",
     )
 
@@ -171,7 +172,7 @@ def _skipped(shown: Shown) -> Advice | None:
         return None
     return Advice(
         "Mend the unreadable pictures",
-        f"{words.plural(shown.facts.skipped, 'picture')} could not be read; the check names them.",
+        f"{counted(shown.facts.skipped, 'picture')} could not be read; the check names them.",
         f"ddpm check {_data(shown)}",
     )
 

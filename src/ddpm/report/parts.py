@@ -18,7 +18,7 @@ from ddpm.draw.charts import line_chart
 from ddpm.report import looks, words
 from ddpm.report.advice import Shown, advise
 from ddpm.report.material import Material
-from ddpm.units import duration
+from ddpm.units import counted, duration
 
 _FILM_FRAMES = 24
 _FILM_WIDTH = 700  # narrower previews are enlarged in squares, not blurred
@@ -69,7 +69,7 @@ def data(made: Material) -> str:
         html += page.details("How many pictures each class has", bars)
     if pictures is not None and pictures.skipped:
         lines = [f"{name}: {reason}" for name, reason in pictures.skipped[:50]]
-        html += page.details(f"{words.plural(len(pictures.skipped), 'picture')} left out", page.bullets(lines))
+        html += page.details(f"{counted(len(pictures.skipped), 'picture')} left out", page.bullets(lines))
     return html
 
 
@@ -210,7 +210,7 @@ def samples(made: Material) -> str:
         return page.note(f"No samples: {made.without['pipeline']}.")
     facts = made.description.facts
     how = (
-        f"{words.plural(len(drawn.samples), 'picture')}, not chosen from more: drawn from noise with the "
+        f"{counted(len(drawn.samples), 'picture')}, not chosen from more: drawn from noise with the "
         f"averaged weights in {drawn.samples.record['steps']} steps of DDIM."
     )
     if not drawn.labels:

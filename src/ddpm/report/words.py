@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ddpm.config import Config
 from ddpm.store import Facts
+from ddpm.units import counted
 
 _PREDICTS = {
     "eps": "the noise ε in the picture",
@@ -35,10 +36,10 @@ def model(config: Config, parameters: int) -> str:
     net, levels = config.net, len(config.net.multipliers)
     widths = ", ".join(str(net.channels * m) for m in net.multipliers)
     cells = f" It sees the picture in cells of {net.patch} × {net.patch} pixels." if net.patch > 1 else ""
-    attention = f" and self-attention on {plural(len(net.attention), 'level')}" if net.attention else ""
+    attention = f" and self-attention on {counted(len(net.attention), 'level')}" if net.attention else ""
     return (
-        f"A U-Net of {amount(float(parameters))} parameters, {plural(levels, 'level')} deep ({widths} channels), "
-        f"{plural(net.blocks, 'residual block')} a level{attention}.{cells} Given a picture xₜ at noise level t "
+        f"A U-Net of {amount(float(parameters))} parameters, {counted(levels, 'level')} deep ({widths} channels), "
+        f"{counted(net.blocks, 'residual block')} a level{attention}.{cells} Given a picture xₜ at noise level t "
         f"it predicts {_PREDICTS[config.denoiser.predicts]}. There are {config.chain.steps:,} levels on "
         f"{_chain(config)}: level 0 is the clean picture, level {config.chain.steps:,} next to nothing but noise."
     )
@@ -65,10 +66,10 @@ def course(config: Config, facts: Facts) -> str:
     precision = "" if train.precision == "no" else f" Computed in {train.precision}."
     began = f" Training began from the weights of {train.init_from}." if train.init_from else ""
     return (
-        f"{plural(train.steps, 'step')} of Adam with {train.batch} pictures each{whole} make {images:,} "
+        f"{counted(train.steps, 'step')} of Adam with {train.batch} pictures each{whole} make {images:,} "
         f"pictures{passes}. The learning rate rises over {optimizer.warmup:,} steps to {optimizer.lr:.1e} and "
         f"{_DECAYS[optimizer.decay]}. Samples are drawn with averaged weights (EMA), which "
-        f"remember about {plural(round(1 / (1 - optimizer.ema)), 'step')}.{precision}{began}"
+        f"remember about {counted(round(1 / (1 - optimizer.ema)), 'step')}.{precision}{began}"
     )
 
 
@@ -79,9 +80,9 @@ def data(config: Config, facts: Facts) -> str:
     flips = " Each is shown mirrored half of the time." if config.data.flip else ""
     skipped = f" {facts.skipped:,} could not be read and were left out." if facts.skipped else ""
     held = f" Held out and never trained on: {_held_out(config.data.holdout)}." if config.data.holdout else ""
-    classes = f" in {plural(len(facts.classes), 'class', 'classes')}" if facts.classes else ", without classes"
+    classes = f" in {counted(len(facts.classes), 'class', 'classes')}" if facts.classes else ", without classes"
     return (
-        f"{plural(facts.count, 'picture')} of {facts.name}{classes}, brought to {width} × {height} pixels, "
+        f"{counted(facts.count, 'picture')} of {facts.name}{classes}, brought to {width} × {height} pixels, "
         f"{kind}, {_CROPS[config.data.crop]}.{flips}{skipped}{held}"
     )
 
@@ -91,11 +92,6 @@ def _held_out(asked: str) -> str:
         return f"{100 * float(asked):.3g} % of all"
     except ValueError:
         return asked
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """1 step, 2 steps, 1,500 steps."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def amount(value: float) -> str:
