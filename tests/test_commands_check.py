@@ -393,3 +393,15 @@ def test_a_run_that_has_not_begun(call, workplace):
     status, out, _ = call("check", "zoo")
     assert said(out)["checkpoints"] == "none yet" and said(out)["loss"] == "nothing logged yet"
     assert status == 2  # the facts name other pictures, so it cannot begin either
+
+
+def test_a_run_takes_no_options(call, trained):
+    status, _, err = call("check", trained.folder, "--budget", "1h")
+    assert status == 2 and "a run has its config already; leave the options out" in err
+
+
+def test_held_out_lines_of_the_log_are_no_losses(call, trained):
+    with (trained.folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 6, "held_out": 0.5, "trained_on": 0.4}) + "\n")
+    status, out, _ = call("check", trained.folder)
+    assert status == 0 and "the loss is no number" not in out

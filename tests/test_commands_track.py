@@ -78,3 +78,31 @@ def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: False)
     with pytest.raises(UserError, match=r"--trackers wandb: is not installed; pip install wandb"):
         check_trackers(("wandb",))
+
+
+def test_a_tracker_that_fails_does_not_end_the_training(tmp_path, monkeypatch):
+    run, told = tiny.run(tmp_path / "zoo"), []
+    accelerator = Accelerator(cpu=True, log_with=["tensorboard"], project_dir=track.place(run.folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        show = Tracked(accelerator, run, tiny.config(train__trackers=("tensorboard",)), 0, told.append)
+
+    def full(*values, **options):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(accelerator, "log", full)
+    for event in events(run.folder, 1, 3):
+        show(event)
+    assert told == ["note: tensorboard left from here on: no space left"]
+
+
+def test_a_tracker_that_cannot_start_says_how_to_go_on(tmp_path, monkeypatch):
+    run = tiny.run(tmp_path / "zoo")
+    accelerator = Accelerator(cpu=True, log_with=["tensorboard"], project_dir=track.place(run.folder))
+
+    def no_key(*values, **options):
+        raise RuntimeError("no API key")
+
+    monkeypatch.setattr(accelerator, "init_trackers", no_key)
+    with pytest.raises(UserError, match=r"--trackers tensorboard: no API key; .*WANDB_MODE=offline.*--resume"):
+        Tracked(accelerator, run, tiny.config(train__trackers=("tensorboard",)), 0)

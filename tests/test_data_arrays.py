@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpm.data import load, open_source
+from ddpm.data import load, open_source, open_sources
 from ddpm.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -72,8 +72,8 @@ def test_npz_keys(tmp_path: Path, picture_key: str, label_key: str) -> None:
 def test_openai_samples_and_cifar_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "samples_3x64x64x3.npz", pictures(3, 64, 64, 3), np.array([[7], [0], [7]]))
     source = open_source(tmp_path / "samples_3x64x64x3.npz")
-    assert source.labels is not None and source.labels.tolist() == [7, 0, 7]
-    assert source.classes == tuple("01234567")
+    assert source.labels is not None and source.labels.tolist() == [1, 0, 1]
+    assert source.classes == ("0", "7")
 
 
 def test_class_names(tmp_path: Path) -> None:
@@ -150,3 +150,35 @@ def test_resized_grey_and_colour(tmp_path: Path) -> None:
     out = load(open_source(tmp_path / "a.npy"), (4, 6), 3, cache=tmp_path / "cache")
     assert out.pixels.shape == (2, 3, 4, 6)
     assert (out.pixels == 77).all()
+
+
+def test_classes_are_the_values_there_are(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=pictures(4, 8, 8), y=np.array([60_000, 1, 7, 1], np.uint16))
+    source = open_source(tmp_path / "a.npz")
+    assert source.classes == ("1", "7", "60000")
+    assert source.labels is not None and source.labels.tolist() == [2, 0, 1, 0]
+
+
+def test_more_values_than_classes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((70_000, 1, 5), np.uint8), y=np.arange(70_000))
+    with pytest.raises(
+        UserError, match=r"y: 70,000 different values, but there are at most 65,536 classes: .*none"
+    ):
+        open_source(tmp_path / "a.npz")
+
+
+def test_one_class_is_none_unless_others_have_it(tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", x=pictures(3, 8, 8), y=np.array([3, 3, 3]))
+    source = open_source(tmp_path / "one.npz")
+    assert (source.classes, source.labels, source.notes) == ((), None, ("no classes: y has but one",))
+    np.savez(tmp_path / "two.npz", x=pictures(3, 8, 8), y=np.array([3, 5, 3]))
+    _, held = open_sources([tmp_path / "two.npz"], holdout=str(tmp_path / "one.npz"))
+    assert held is not None and held.classes == ("3", "5")
+    assert held.labels is not None and held.labels.tolist() == [0, 0, 0]
+
+
+def test_a_npz_that_is_called_npy(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=pictures(3, 8, 8))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(UserError, match=r"a\.npy: not a readable \.npy array"):
+        open_source(tmp_path / "a.npy")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from ddpm.data import Order, Pictures, default_cache, load, open_source, to_uint8
+from ddpm.data.decode import Fit
 from ddpm.data.pictures import Cached, Ragged
 from ddpm.data.source import Source
 from ddpm.errors import UserError
@@ -319,3 +321,18 @@ def test_random_windows_from_the_cache_again(mixed: Path, tmp_path: Path, monkey
         assert (entry / "shapes.i4").read_bytes() == shapes
     forbid(monkeypatch)
     assert torch.equal(batch(), first)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_an_error_that_passes_leaves_no_picture_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(self: Source, i: int, to: Fit) -> np.ndarray:
+        raise error
+
+    source = open_source(folder)
+    with monkeypatch.context() as broken:
+        broken.setattr(Source, "fitted", fail)
+        with pytest.raises(UserError, match=r"\.png: cannot be read now \((Input|out of memory)"):
+            load(source, (8, 8), 3, cache=tmp_path / "c")
+    assert load(source, (8, 8), 3, cache=tmp_path / "c").skipped == ()

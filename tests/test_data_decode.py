@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ddpm.data import decode
 from ddpm.data.decode import Fit
+from ddpm.errors import UserError
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -208,3 +210,16 @@ def test_reason_is_one_stable_line(tmp_path: Path) -> None:
     assert decode.reason(caught.value) == "not a picture in a known format"
     assert decode.reason(OSError("two\nlines")) == "two lines"
     assert decode.reason(MemoryError()) == "MemoryError"
+
+
+def test_faults_of_the_machine_are_not_the_pictures() -> None:
+    assert decode.fault(OSError("cut off"), "a.png") == "cut off"
+    assert decode.fault(OSError(errno.ENOENT, "No such file", "/x/a.png"), "a.png") == "No such file"
+    assert decode.fault(OSError(errno.EACCES, "Permission denied"), "a.png") == "Permission denied"
+    for name in ("EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ENODEV", "ENXIO", "ETIMEDOUT"):
+        with pytest.raises(UserError, match=r"^a: cannot be read now \(w\): check the disk, and start again$"):
+            decode.fault(OSError(getattr(errno, name), "w"), "a")
+    with pytest.raises(UserError, match=r"^a: cannot be read now \(out of memory\): free some, and start again$"):
+        decode.fault(MemoryError(), "a")
+    with pytest.raises(UserError, match=r"^of the source$"):
+        decode.fault(UserError("of the source"), "a")

@@ -33,3 +33,7 @@ def test_a_path_beats_an_embedded_name(tmp_path: Path, monkeypatch: pytest.Monke
     Image.new("L", (4, 4)).save(tmp_path / "fashion" / "a.png")
     monkeypatch.chdir(tmp_path)
     assert len(open_source("fashion")) == 1
+
+
+def test_pictures_are_called_after_the_name() -> None:
+    assert open_source("fashion").describe(3) == "fashion[3]"

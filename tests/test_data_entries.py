@@ -132,3 +132,24 @@ def test_text_that_is_not_utf_8() -> None:
         refused("file,label\nä.png,cat\n".encode("cp1252")) == "list: not UTF-8 text (byte 11): save it as UTF-8"
     )
     assert "not UTF-8" in refused("file,label\n".encode("utf-16"))
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "at"),
+    [
+        ("file,label\na.png,x\nb\0.png,y\n", ".csv", "line 3"),
+        ('[["a.png", "x"], ["b\\u0000.png", "y"]]', ".json", "entry 2"),
+        ('["\\ud800.png"]', ".json", "entry 1"),
+        ('{"file": "a.png", "label": "\\udcff"}', ".jsonl", "line 1"),
+    ],
+)
+def test_what_no_file_can_be_called(text: str, suffix: str, at: str) -> None:
+    with pytest.raises(
+        UserError, match=f"^a, {at}: a zero byte or half a character in file or label: take it out$"
+    ):
+        parse(text.encode(), suffix, "a")
+
+
+def test_a_first_line_without_end() -> None:
+    with pytest.raises(UserError, match=r"^a, line 2: 200,000 characters long: give a picture a line$"):
+        parse(b"\n" + b"x" * 200_000, ".csv", "a")

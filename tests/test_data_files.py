@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import zipfile
@@ -25,10 +26,17 @@ def save(path: Path, k: int, size: tuple[int, int] = (8, 8)) -> None:
     Image.fromarray(picture(k, size)).save(path, {".webp": "WEBP"}.get(path.suffix.lower(), "PNG"), lossless=True)
 
 
-def zipped(folder: Path, target: Path, top: str = "", method: int = zipfile.ZIP_STORED) -> Path:
+def zipped(
+    folder: Path, target: Path, top: str = "", method: int = zipfile.ZIP_STORED, between: str = "/"
+) -> Path:
+    """Names in the archive are as given: zipfile's own write would mend them."""
     with zipfile.ZipFile(target, "w", method) as archive:
         for path in sorted(folder.rglob("*"), reverse=True):
-            archive.write(path, top + str(path.relative_to(folder)))
+            name = (top + str(path.relative_to(folder))).replace("/", between)
+            if path.is_dir():
+                archive.writestr(zipfile.ZipInfo(name + between), b"")
+            else:
+                archive.writestr(zipfile.ZipInfo(name), path.read_bytes(), method)
     return target
 
 
@@ -103,7 +111,7 @@ def test_hidden_files_and_resource_forks_are_ignored(animals: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-@pytest.mark.parametrize("top", ["", "animals/", "a/animals/"])
+@pytest.mark.parametrize("top", ["", "animals/", "a/animals/", "./", "/", "../a/", "a//b/"])
 def test_zip_is_the_folder(animals: Path, tmp_path: Path, top: str, method: int) -> None:
     folder, archive = open_source(animals), open_source(zipped(animals, tmp_path / "z.v2.zip", top, method))
     assert archive.name == "z.v2"
@@ -262,3 +270,104 @@ def test_files_that_are_no_pictures_are_counted_and_named(animals: Path) -> None
     for name in ("cat/notes.txt", "dog/a.heic", "dog/b.HEIC", ".hidden.heic"):
         (animals / name).write_bytes(b"x")
     assert "other files are left alone: 2 .heic, 1 .txt" in open_source(animals).notes
+
+
+@pytest.mark.parametrize("top", ["", "./", "\\"])
+def test_zip_with_backslashes_is_the_folder(animals: Path, tmp_path: Path, top: str) -> None:
+    (animals / "cat" / "empty.png").mkdir()  # a folder, whatever it is called
+    path = zipped(animals, tmp_path / "z.zip", top, between="\\")
+    with zipfile.ZipFile(path) as archive:
+        assert f"{top}cat\\a.PNG".replace("/", "\\") in archive.namelist()
+    source = open_source(path)
+    assert (source.classes, len(source)) == (("cat", "dog", "emu"), 5)
+    assert source.fingerprint() == open_source(animals).fingerprint()
+
+
+def test_the_later_of_two_files_with_one_name_counts(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for k, name in enumerate(("1.png", "./1.png")):
+            save(tmp_path / "1.png", k)
+            archive.writestr(name, (tmp_path / "1.png").read_bytes())
+    source = open_source(tmp_path / "z.zip")
+    assert len(source) == 1
+    np.testing.assert_array_equal(source.picture(0), picture(1))
+
+
+def encrypted(path: Path, *names: str) -> Path:
+    """Says that members are encrypted: bit 0 of the flags in both headers (APPNOTE 4.3.7, 4.3.12, 4.4.4)."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        for name in names:
+            data[archive.getinfo(name).header_offset + 6] |= 1
+            data[data.rindex(name.encode()) - 46 + 8] |= 1
+    path.write_bytes(data)
+    return path
+
+
+def test_encrypted_zip_members_are_skipped(animals: Path, tmp_path: Path) -> None:
+    path = encrypted(zipped(animals, tmp_path / "z.zip"), "dog/1.png", "cat/a.PNG")
+    pictures = load(open_source(path), (8, 8), 3, cache=tmp_path / "cache")
+    assert [name for name, _ in pictures.skipped] == ["cat/a.PNG", "dog/1.png"]
+    assert all("is encrypted" in why for _, why in pictures.skipped)
+    assert pictures.labels is not None and pictures.labels.tolist() == [0, 1, 2]
+
+
+def test_links_to_nothing_are_unreadable_pictures(animals: Path, tmp_path: Path) -> None:
+    (animals / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (animals / "cat" / "round.png").symlink_to("round.png")
+    (animals / "cat" / "gone.txt").symlink_to("nothing")
+    source = open_source(animals)
+    assert len(source) == 7 and source.notes[-1] == "other files are left alone: 1 .txt"
+    pictures = load(source, (8, 8), 3, cache=tmp_path / "cache")
+    assert pictures.skipped[0] == ("cat/gone.png", "No such file or directory")
+    assert [name for name, _ in pictures.skipped] == ["cat/gone.png", "cat/round.png"]
+    assert len(pictures) == 5
+
+
+def test_an_error_that_passes_is_no_content(animals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the hash of a reason would be remembered as the files'."""
+    source = open_source(animals)
+
+    def fail(self: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(UserError, match=r"^cat/a\.PNG: cannot be read now \(Input/output error\): check the disk"):
+        source.fingerprint()
+
+
+def test_look_does_not_count_a_mistake_of_the_source(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, images=np.zeros((50, 32, 32), np.uint8))
+    data = bytearray(path.read_bytes())
+    data[20_000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.npz: images cannot be read"):
+        open_source(path).look()
+
+
+def not_utf8(path: Path) -> Path:
+    try:
+        save(path, 0)
+    except OSError:
+        pytest.skip("the disk takes UTF-8 names alone")
+    return path
+
+
+def test_file_names_that_are_not_utf8_can_be_printed(tmp_path: Path) -> None:
+    root = not_utf8(tmp_path / "b\udcff" / "caf\udce9.png").parent
+    (root / "x.t\udcffxt").write_bytes(b"x")
+    (root / "y.png").write_bytes(b"junk")
+    source = open_source(root)
+    assert (source.name, source.describe(0)) == ("b?", "caf?.png")
+    assert source.notes[-1] == "other files are left alone: 1 .t?xt"
+    np.testing.assert_array_equal(source.picture(0), picture(0))
+    pictures = load(source, (8, 8), 3, cache=tmp_path / "cache")
+    assert [name for name, _ in pictures.skipped] == ["y.png"]
+
+
+def test_class_names_that_are_not_utf8_are_refused(animals: Path) -> None:
+    not_utf8(animals / "caf\udce9" / "1.png")
+    with pytest.raises(UserError, match=r"a class folder's name is not UTF-8 \(caf\?\): rename it"):
+        open_source(animals)
+    assert len(open_source(animals, labels="none")) == 6

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -135,7 +136,10 @@ def test_folder_of_shards_without_splits(tmp_path: Path) -> None:
 
 def test_splits_without_train_are_not_guessed(tmp_path: Path) -> None:
     datasets.DatasetDict({"a": table(0, 1), "b": table(2)}).save_to_disk(tmp_path / "pets")
-    assert "no split train, only a, b: name one" in refused(tmp_path / "pets")
+    assert refused(tmp_path / "pets").endswith(
+        "pets: no split train, only a, b: give the files of one of them, or hold the other out (--holdout b)"
+    )
+    assert len(open_source(tmp_path / "pets" / "a")) == 2
     train, held = open_sources([tmp_path / "pets"], holdout="b")
     assert held is not None and (len(train), len(held)) == (2, 1)
 
@@ -332,3 +336,34 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_datasets_is_imported_only_where_needed() -> None:
     code = "import sys, ddpm.data; sys.exit('datasets' in sys.modules or 'pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_splits_of_the_hub_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = datasets.DatasetDict({"a": table(0, 1), "b": table(2)})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kw: found)
+    assert refused("org/pets@small").endswith("only a, b: name one, as in hub:org/pets@small:a")
+
+
+@pytest.mark.parametrize(("data", "lines"), [("data/photos", 1), ("hub:data/photos", 0)])
+def test_what_is_looked_for_on_the_hub_is_said_and_nothing_else(
+    data: str, lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = logging.getLogger("huggingface_hub")
+    spoken = logging.StreamHandler(sys.stderr)
+
+    def fail(*args: object, **kw: object) -> object:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("no route")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    before = client.level
+    client.addHandler(spoken)
+    try:
+        assert "the Hugging Face hub cannot be asked for it (no route)" in refused(data)
+    finally:
+        client.removeHandler(spoken)
+    assert client.level == before
+    said = f"{data}: no such file or folder; looking for it on the Hugging Face hub\n"
+    assert capsys.readouterr() == ("", said * lines)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm.data import load, open_source
+from ddpm.data import load, open_source, open_sources
 from ddpm.errors import UserError
 
 
@@ -85,7 +85,7 @@ def test_labels_change_the_fingerprint_but_not_the_decoded_pictures(tmp_path: Pa
         return source.fingerprint(), load(source, (6, 5), 1, cache=tmp_path / "cache").fingerprint
 
     before = fingerprints()
-    write(tmp_path / "train-labels-idx1-ubyte", np.array([1, 1, 1, 1, 1], np.uint8))
+    write(tmp_path / "train-labels-idx1-ubyte", np.array([1, 1, 0, 1, 1], np.uint8))
     after = fingerprints()
     assert before[0] == after[0] and before[1] != after[1]
     assert len(list((tmp_path / "cache" / "pictures").iterdir())) == 1
@@ -110,3 +110,23 @@ def test_truncated(tmp_path: Path, gz: str) -> None:
     path.write_bytes(path.read_bytes()[:6])
     with pytest.raises(UserError, match="a damaged IDX file"):
         open_source(path)
+
+
+def test_one_class_is_none_unless_others_have_it(tmp_path: Path) -> None:
+    make(tmp_path, "t10k", 4, "")
+    write(tmp_path / "t10k-labels-idx1-ubyte", np.full(4, 7, np.uint8))
+    alone = open_source(tmp_path / "t10k-images-idx3-ubyte")
+    assert (alone.classes, alone.notes) == ((), ("no classes: t10k-labels-idx1-ubyte has but one",))
+    make(tmp_path, "train", 20, "")
+    files = [tmp_path / f"{part}-images-idx3-ubyte" for part in ("train", "t10k")]
+    _, held = open_sources([files[0]], holdout=str(files[1]))
+    assert held is not None and held.labels is not None and held.labels.tolist() == [7] * 4
+
+
+def test_labels_that_do_not_begin_at_zero(tmp_path: Path) -> None:
+    """As EMNIST's letters: 1 to 26."""
+    make(tmp_path, "train", 4, "")
+    write(tmp_path / "train-labels-idx1-ubyte", np.array([1, 26, 2, 1], np.uint8))
+    source = open_source(tmp_path / "train-images-idx3-ubyte")
+    assert source.classes == ("1", "2", "26")
+    assert source.labels is not None and source.labels.tolist() == [0, 2, 1, 0]

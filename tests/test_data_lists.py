@@ -190,3 +190,59 @@ def test_listed_files_that_are_not_in_the_folder(photos: Path) -> None:
     source = open_source(photos)
     assert len(source) == 4
     assert source.notes == ("2 classes from metadata.csv: 0, 1", "2 files in metadata.csv not there")
+
+
+def test_jsonl_and_tsv_as_data(photos: Path) -> None:
+    lines = [f'{{"file_name": "all/{k}.png", "label": "{"xy"[k % 2]}"}}' for k in range(4)]
+    rows = ["path\tclass", *(f"all/{k}.png\t{'xy'[k % 2]}" for k in range(4))]
+    for path, text in (("x.jsonl", lines), ("x.tsv", rows)):
+        source = open_source(written(photos / path, "\n".join(text)))
+        assert (source.name, named(source)) == ("x", ["x", "y", "x", "y"])
+        np.testing.assert_array_equal(source.picture(3), picture(3))
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_a_list_that_cannot_be_read_in_an_archive_is_left_alone(
+    photos: Path, tmp_path: Path, encrypted: bool
+) -> None:
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for k in range(4):
+            archive.write(photos / "all" / f"{k}.png", f"{'ab'[k % 2]}/{k}.png")
+        archive.writestr("metadata.csv", "file,label\n")
+        offset = archive.getinfo("metadata.csv").header_offset
+    data = bytearray(path.read_bytes())
+    if encrypted:  # bit 0 of the flags in both headers
+        data[offset + 6] |= 1
+        data[data.rindex(b"metadata.csv") - 46 + 8] |= 1
+    else:
+        data[offset + 30 + len("metadata.csv")] ^= 1
+    path.write_bytes(data)
+    source = open_source(path)
+    assert source.classes == ("a", "b")
+    (note,) = (note for note in source.notes if "left alone" in note and "metadata" in note)
+    assert note.startswith("metadata.csv left alone: ") and ("is encrypted" if encrypted else "CRC") in note
+
+
+def test_names_too_long_for_a_disk_are_missing_files(photos: Path, tmp_path: Path) -> None:
+    long = "x" * 5000 + ".png"
+    path = written(photos / "a.csv", f"file,label\n{long},cat\nall/0.png,dog\n")
+    pictures = load(open_source(path), (8, 8), 3, cache=tmp_path / "cache")
+    assert [name for name, _ in pictures.skipped] == [long]
+    with pytest.raises(UserError, match="none of its 1 file is there"):
+        open_source(written(photos / "b.csv", f"file\n{long}\n"))
+
+
+def test_labels_of_thousands_of_digits_are_names() -> None:
+    assert numbered(["9" * 5000, "10", "9"])[0] == ("10", "9", "9" * 5000)
+
+
+def test_a_list_in_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
+    try:
+        save(tmp_path / "b\udcff" / "1.png", 1)
+    except OSError:
+        pytest.skip("the disk takes UTF-8 names alone")
+    for name, called in (("labels.csv", "b?"), ("\udcff.csv", "?")):
+        source = open_source(written(tmp_path / "b\udcff" / name, "1.png\n"))
+        assert source.name == called
+        "".join(source.notes).encode()

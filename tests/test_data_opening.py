@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm.data import open_source
+from ddpm.data import open_source, open_sources
 from ddpm.data.opening import find, is_data
 from ddpm.errors import UserError
 
@@ -88,3 +88,11 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "a.npy", np.zeros((1, 8, 8), np.uint8))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(open_source("~/a.npy")) == 1
+
+
+def test_home_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message("~nobody-of-that-name/x.zip").startswith("~nobody-of-that-name/x.zip: no such file or folder")
+    assert not is_data("~nobody-of-that-name/x.zip")
+    with pytest.raises(UserError, match=r"--holdout ~nobody-of-that-name/x\.zip: neither a share"):
+        open_sources(["fashion"], holdout="~nobody-of-that-name/x.zip")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gc
 import shutil
 import threading
@@ -286,3 +287,18 @@ def test_index_out_of_bounds() -> None:
     assert values(out, -1, -10) == [9, 0]
     assert Streamed(Slow(4), Fit((4, 4), 1), "key", 1).fingerprint == "key"
     assert not isinstance(out, Cached)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_an_error_that_passes_leaves_no_picture_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(self: Source, i: int, to: Fit) -> np.ndarray:
+        raise error
+
+    source = open_source(folder)
+    with monkeypatch.context() as broken:
+        broken.setattr(Source, "fitted", fail)
+        with pytest.raises(UserError, match=r"\.png: cannot be read now \((Input|out of memory)"):
+            load(source, (8, 8), 3, cache=tmp_path / "c", keep="never")
+    assert load(source, (8, 8), 3, cache=tmp_path / "c", keep="never").skipped == ()

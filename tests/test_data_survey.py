@@ -1,5 +1,6 @@
 """What is found in folders whose every picture and fault is known."""
 
+import errno
 from collections import Counter
 
 import numpy as np
@@ -202,3 +203,35 @@ def test_what_a_common_shape_costs(crop, size, lost, worst, worst_size, enlarged
 def test_one_shape_costs_nothing():
     fate = fitting(Counter({(30, 40): 7}), (30, 40))
     assert (fate.lost, fate.enlarged) == (0.0, 0)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_an_error_that_passes_is_no_unreadable_picture(folder, error):
+    source = open_source(folder)
+
+    def broken(i):
+        raise error
+
+    source.opened = broken
+    with pytest.raises(UserError, match=r"cats/00\.png: cannot be read now \("):
+        survey(source)
+
+
+def test_a_copy_that_cannot_be_decoded_in_full_is_unreadable(tmp_path):
+    """At an eighth of their size both could be; then one is taken away."""
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        save(tmp_path / name, scene(0, (1200, 1200)))
+    source, times = open_source(tmp_path), Counter()
+    opened = source.opened
+
+    def gone_at_the_second_look(i):
+        times[i] += 1
+        if i == 1 and times[i] == 2:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return opened(i)
+
+    source.opened = gone_at_the_second_look
+    found = survey(source)
+    assert [(item.name, why) for item, why in found.unreadable] == [("b.jpg", "No such file or directory")]
+    assert [names(group) for group in found.copies] == [["a.jpg", "c.jpg"]]
+    assert found.usable == 2 and found.sizes.total() == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import os
@@ -17,7 +18,16 @@ from ddpm.data import load, open_source
 from ddpm.data.tar import Members
 from ddpm.errors import UserError
 
-KINDS = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz", ".TAR.GZ": "w:gz"}
+KINDS = {
+    ".tar": "w",
+    ".tar.gz": "w:gz",
+    ".tgz": "w:gz",
+    ".tar.bz2": "w:bz2",
+    ".tbz2": "w:bz2",
+    ".tar.xz": "w:xz",
+    ".txz": "w:xz",
+    ".TAR.GZ": "w:gz",
+}
 NOISE = np.random.default_rng(0).bytes(9000)
 
 
@@ -272,3 +282,24 @@ def test_sparse_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="stored with holes: pack the archive without --sparse"):
         source.picture(1)
     np.testing.assert_array_equal(source.picture(0), pixels(1))
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, r"cannot be unpacked in .* \(No space left on device\): free space there"),
+        (errno.EFBIG, r"cannot be unpacked in .*: free space there"),
+        (errno.EIO, r"cannot be unpacked into .* now \(Input/output error\): check the disks of both, and start"),
+    ],
+)
+def test_only_a_full_disk_is_no_room(
+    animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
+    path = packed(animals, tmp_path / "a.tgz", "w:gz")
+
+    def fail(*args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("shutil.copyfileobj", fail)
+    with pytest.raises(UserError, match=f"a\\.tgz: {says}"):
+        open_source(path)

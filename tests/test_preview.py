@@ -42,7 +42,7 @@ def test_both_nets_stand_side_by_side(tmp_path: Path):
     sheet = np.asarray(Image.open(event.path).convert("L"))
     for model, left in ((averaged, True), (current, False)):
         labels = [0] * 8 + [1] * 8
-        expected = np.asarray(model.sample(16, steps=25, label=labels).grid(8, 560))
+        expected = np.asarray(model.sample(16, steps=25, label=labels).grid(8, 640))
         height, width = expected.shape
         part = sheet[-height:, :width] if left else sheet[-height:, -width:]
         np.testing.assert_array_equal(part, expected)

@@ -14,7 +14,6 @@ import pytest
 
 import tiny
 from ddpm.cli import main
-from ddpm.data import embedded
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -65,11 +64,11 @@ def reduced(line: str) -> list[str]:
     name, *arguments = shlex.split(line, comments=True)[1:]
     if name == "sample":
         return [name, *fewer(arguments)]
+    for data in arguments:
+        if data.startswith("./") and not Path(data).exists():
+            tiny.photos(Path(data), size=(20, 24))
     if name != "train":
         return [name, *arguments]
-    data = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    if data and data not in embedded() and not Path(data).exists():
-        tiny.photos(Path(data), size=(20, 24))
     if "--resume" in arguments or "--help" in arguments:
         return [name, *arguments]
     size = arguments[arguments.index("--size") + 1] if "--size" in arguments else None

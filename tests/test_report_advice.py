@@ -238,6 +238,3 @@ def test_amounts_are_as_a_person_says_them(value, text):
 def test_what_is_held_out_is_said(holdout, said):
     text = words.data(config(data__holdout=holdout, data__flip=False), FACTS)
     assert text.endswith(said) and ("Held out" in text) == bool(holdout)
-
-
-def test_one_and_many():

@@ -311,3 +311,17 @@ def test_rewinding_takes_back_what_came_later_and_nothing_else(tmp_path):
     assert names(run.folder / "samples") == ["000000002.png", "mine.png", "notes.txt"]
     run.log({"step": 3})
     assert [r["step"] for r in run.records()] == [1, 2, 3]
+
+
+def test_a_place_that_cannot_hold_a_run_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("")
+    for name, rule in (
+        ("file", r"cannot be written \(.*file is a file\)"),
+        ("full", "is not empty and holds no run"),
+    ):
+        with pytest.raises(UserError, match=f"{name}: {rule}; choose another --out"):
+            Run(tmp_path / name).check_free()
+    Run(tmp_path / "new" / "run").check_free()
+    assert not (tmp_path / "new").exists()

@@ -273,6 +273,51 @@ def test_held_out_errors_are_logged_at_previews(pictures, accelerator, tmp_path)
     assert [r["held_out"] for r in run.records() if "held_out" in r] == [e.held_out for e in found]
 
 
+def test_held_out_errors_are_logged_without_previews_too(pictures, accelerator, tmp_path):
+    config = tiny(train__preview_every=0)
+    trainer = Trainer(config, pictures, accelerator, held_out=pictures)
+    events = list(
+        fit(
+            trainer,
+            Run.create(tmp_path / "run", Description(config, facts(pictures))),
+            Description(config, facts(pictures)),
+        )
+    )
+    assert [e.step for e in events if isinstance(e, Evaluated)] == [5, 10, 12]
+    assert not any(isinstance(e, Previewed) for e in events)
+
+
+def test_a_kill_between_preview_and_checkpoint_loses_neither(pictures, accelerator, tmp_path):
+    """Previews come first, so going on from the checkpoint before draws them again."""
+    config = tiny(train__checkpoint_every=6)
+    events, whole = train(config, pictures, accelerator, tmp_path / "whole")
+    kinds = [type(e) for e in events if e.step == 6 and type(e) in (Previewed, Saved)]
+    assert kinds == [Previewed, Saved]
+    run = Run.create(tmp_path / "killed", Description(config, facts(pictures)))
+    trainer = Trainer(config, pictures, accelerator)
+    for event in fit(trainer, run, Description(config, facts(pictures))):
+        if isinstance(event, Previewed):
+            break  # as if killed here
+    assert run.newest() == (None, [])
+    train(config, pictures, accelerator, tmp_path / "killed")
+    for one, other in zip(
+        sorted((whole.folder / "samples").iterdir()), sorted((run.folder / "samples").iterdir()), strict=True
+    ):
+        assert one.name == other.name and one.read_bytes() == other.read_bytes()
+
+
+def test_a_gradient_that_is_no_number_is_not_saved(pictures, accelerator, tmp_path):
+    """The loss of the step is still finite, its weights are not."""
+    config = tiny(train__steps=4, train__checkpoint_every=2, train__log_every=50, train__preview_every=0)
+    trainer = Trainer(config, pictures, accelerator)
+    step = trainer.step
+    trainer.step = lambda k: step(k)._replace(gradient=torch.tensor(math.inf if k == 1 else 1.0))
+    run = Run.create(tmp_path / "run", Description(config, facts(pictures)))
+    with pytest.raises(UserError, match="step 2: the loss is no longer a number"):
+        list(fit(trainer, run, Description(config, facts(pictures))))
+    assert run.newest() == (None, [])
+
+
 def test_weights_to_start_from(pictures, accelerator):
     given = {k: v + 0.1 for k, v in Trainer(tiny(), pictures, accelerator).plain.state_dict().items()}
     trainer = Trainer(tiny(), pictures, accelerator, weights=given)

@@ -22,7 +22,7 @@ def preview(averaged: Pipeline, current: Pipeline, run: Run) -> Previewed:
     step = averaged.description.step
     count, columns, labels = preview_layout(len(averaged.classes))
     steps = min(PREVIEW_STEPS, averaged.denoiser.native.T)
-    grids = [p.sample(count, steps=steps, label=labels).grid(columns, 560) for p in (averaged, current)]
+    grids = [p.sample(count, steps=steps, label=labels).grid(columns, 640) for p in (averaged, current)]
     folder = run.folder / "samples"
     folder.mkdir(exist_ok=True)
     path = folder / f"{step:09d}.png"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Facts:
     frequencies: tuple[float, ...] = ()
     fingerprint: str = ""
     skipped: int = 0
+    held_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,18 +110,26 @@ class Run:
     def create(cls, folder: str | Path, description: Description) -> Run:
         """A new run; UserError if there is one already."""
         run = cls(folder)
-        if run.exists():
-            raise UserError(
-                f"{run.folder}: holds a run already; continue it with --resume, or choose another --out"
-            )
-        if run.folder.is_dir() and any(run.folder.iterdir()):
-            raise UserError(f"{run.folder}: is not empty and holds no run; choose another --out")
+        run.check_free()
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
             write_json(run.folder / "config.json", description.to_json())
         except OSError as error:
             raise UserError(f"{run.folder}: cannot be written ({error.strerror}); choose another --out") from None
         return run
+
+    def check_free(self) -> None:
+        """UserError if no new run can be made here."""
+        if self.exists():
+            raise UserError(
+                f"{self.folder}: holds a run already; continue it with --resume, or choose another --out"
+            )
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise UserError(f"{self.folder}: is not empty and holds no run; choose another --out")
+        above = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            why = "not yours to write" if above.is_dir() else "a file"
+            raise UserError(f"{self.folder}: cannot be written ({above} is {why}); choose another --out")
 
     def exists(self) -> bool:
         """Whether there is a run in the folder."""

@@ -31,7 +31,7 @@ from ddpm.preview import preview
 from ddpm.store import Checkpoint, Description, Facts, Run
 
 QUARTERS = 4
-_HELD_OUT = 256  # pictures at the most, of either kind
+HELD_OUT = 256  # pictures at the most, of either kind
 
 
 class Result(NamedTuple):
@@ -139,7 +139,7 @@ class Trainer:
             self.config.train.batch,
             self.accelerator.device,
         )
-        count = min(_HELD_OUT, len(self.held_out), len(self.pictures))
+        count = min(HELD_OUT, len(self.held_out), len(self.pictures))
         errors = []
         for pictures in (self.held_out, self.pictures):
             total = 0.0
@@ -222,7 +222,7 @@ def ema_decay(decay: float, k: int) -> float:
     return min(decay, (1 + k) / (10 + k))
 
 
-def facts(pictures: Pictures) -> Facts:
+def facts(pictures: Pictures, held_out: Pictures | None = None) -> Facts:
     """What the run keeps of its data."""
     frequencies = pictures.frequencies()
     return Facts(
@@ -232,6 +232,7 @@ def facts(pictures: Pictures) -> Facts:
         () if frequencies is None else tuple(float(f) for f in frequencies),
         pictures.fingerprint,
         len(pictures.skipped),
+        "" if held_out is None else held_out.fingerprint,
     )
 
 
@@ -265,9 +266,11 @@ def fit(
         before = float(checkpoint.state["seconds"])
     began = time.perf_counter() - before
 
-    def save(step: int) -> Saved:
-        if not math.isfinite(sums[0].item()):
+    def check_finite(step: int) -> None:
+        if not sums[:3].isfinite().all():
             raise _diverged(step)
+
+    def save(step: int) -> Saved:
         window = {"since": since, "sums": sums.tolist(), "levels": levels.tolist()}
         seconds = time.perf_counter() - began
         state = {"images": step * train.batch, "seconds": seconds, "window": window, **trainer.state()}
@@ -279,18 +282,17 @@ def fit(
     while step < steps and not stopped:
         terms, gradient, t = trainer.step(step)
         step += 1
-        # A gradient that overflows in half precision is skipped by the scaler, and left out here.
-        gradient = torch.where(gradient.isfinite(), gradient, 0.0).to(device)
-        sums[:3] += torch.stack([terms.loss.mean(), terms.mse.mean(), gradient])
+        if trainer.accelerator.scaler is not None:  # it skips a gradient that overflows in half precision
+            gradient = torch.where(gradient.isfinite(), gradient, 0.0)
+        sums[:3] += torch.stack([terms.loss.mean(), terms.mse.mean(), gradient.to(device)])
         quarter = (t - 1) * QUARTERS // trainer.model.chain.T
         sums[3:].index_add_(0, quarter.to(device), terms.mse)
         levels += torch.bincount(quarter, minlength=QUARTERS)
         stopped = stop()
         yield Stepped(step)
         if step % train.log_every == 0 or step == steps:
+            check_finite(step)
             loss, mse, norm, *errors = sums.tolist()
-            if not math.isfinite(loss):
-                raise _diverged(step)
             now = time.perf_counter()
             speed = (step - clocked) * train.batch / (now - clock)
             logged = Logged(
@@ -311,17 +313,24 @@ def fit(
             since = clocked = step
             clock = time.perf_counter()
         paused = time.perf_counter()
-        if step % train.checkpoint_every == 0 or step == steps:
-            yield save(step)
-            saved = step
-        if train.preview_every and (step % train.preview_every == 0 or step == steps):
+        due = step % train.checkpoint_every == 0 or step == steps
+        look = step % (train.preview_every or train.checkpoint_every) == 0 or step == steps
+        if due or look:
+            check_finite(step)
+        # Looks come before the checkpoint: who is killed in between goes on from before both, and looks again.
+        if look:
             if (errors_apart := trainer.evaluate()) is not None:
                 evaluated = Evaluated(step, *errors_apart)
                 run.log({"step": step, "held_out": evaluated.held_out, "trained_on": evaluated.trained_on})
                 yield evaluated
-            yield preview(*trainer.pipelines(replace(description, step=step), run.folder.name), run)
+            if train.preview_every:
+                yield preview(*trainer.pipelines(replace(description, step=step), run.folder.name), run)
+        if due:
+            yield save(step)
+            saved = step
         clock += time.perf_counter() - paused
     if step != saved:
+        check_finite(step)
         yield save(step)
     yield Ended(step, complete=step == steps)
 

@@ -43,6 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(paths) == 1 and run.exists():
         from ddpm.commands.check_run import check_run
 
+        if given or any((options.budget, options.preset, options.device, options.out, options.quick)):
+            raise UserError(f"ddpm check {paths[0]}: a run has its config already; leave the options out")
         return check_run(run, console())
     from ddpm.commands.check_data import check_data
 

@@ -52,7 +52,8 @@ def check_data(
     folder = options.out or Path("check") / train.name
     data = _settings(options, given, train, device, seconds) if found.usable and found.sizes else None
     _show(train.name, found, data, out)
-    worth = _worth(found, data, given.get("train.batch"))
+    batch = given.get("train.batch", preset(options.preset).train.batch if options.preset else None)
+    worth = _worth(found, data, batch)
     record = {"name": train.name, "data": list(paths), **as_json(found), "worth_a_look": worth}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "survey.json", record)
@@ -61,7 +62,7 @@ def check_data(
         out.print(f"everything found: {folder / 'survey.json'}")
         return 2
     write_sheet(folder / "contact.png", train, held, found, data)
-    status = 2 if found.usable < given.get("train.batch", 1) else 0
+    status = 2 if found.usable < (batch or 1) else 0
     if status == 0 and _run_asked_for(options, given):
         accelerator = accelerator_for(options, given)
         own = dataclasses.replace(options, out=None)
@@ -83,11 +84,14 @@ def _settings(
     options: PlanOptions, given: dict[str, Any], train: Source, device: torch.device, seconds: float
 ) -> DataConfig:
     """How pictures would be brought to one size, by preset or plan."""
-    from ddpm.plan import for_data
+    from ddpm.plan import for_data, readable
+    from ddpm.transfer import open_origin, settings
 
     if options.preset:
-        made = preset(options.preset).with_(**{name.replace(".", "__"): value for name, value in given.items()})
-        return made.data
+        base = preset(options.preset).with_(data__channels=1 if readable(train).colour == 0 else 3)
+        return base.with_(**{name.replace(".", "__"): value for name, value in given.items()}).data
+    if given.get("train.init_from"):
+        given, _ = settings(open_origin(given["train.init_from"]), given)
     return for_data(train, device, given, seconds).config.data
 
 

@@ -150,7 +150,7 @@ def _course(records: Sequence[dict[str, Any]], config: Config, worth: list[str])
     """Loss, gradient and speed, from the log's lines."""
     if not records:
         return [("loss", "nothing logged yet")]
-    bad = next((r["step"] for r in records if _number(r.get("loss")) is None), None)
+    bad = next((r["step"] for r in records if "loss" in r and _number(r["loss"]) is None), None)
     if bad is not None:
         worth.append(f"the loss is no number at step {bad:,}: start another run with a lower --lr")
     rows = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +44,14 @@ def place(run: Path) -> str:
 class Tracked:
     """Takes the events of a training to the accelerator's trackers."""
 
-    def __init__(self, accelerator: Accelerator, run: Run, config: Config, step: int):
-        """step: the one training goes on after; what a tracker has beyond it is replaced where it can be."""
-        self.accelerator, self.names = accelerator, config.train.trackers
+    def __init__(
+        self, accelerator: Accelerator, run: Run, config: Config, step: int, tell: Callable[[str], None] = print
+    ):
+        """step: the one training goes on after; what a tracker has beyond it is replaced where it can be.
+
+        tell is called if a tracker fails. UserError if one cannot be started.
+        """
+        self.accelerator, self.names, self.tell = accelerator, config.train.trackers, tell
         if not self.names:
             return
         folder = Path(place(run.folder))
@@ -63,13 +68,26 @@ class Tracked:
                 "name": run.folder.name,
                 "resume": "allow",
             }
-        accelerator.init_trackers(
-            "ddpm", config=_plain(config), init_kwargs={name: options[name] for name in self.names}
-        )
+        try:
+            accelerator.init_trackers(
+                "ddpm", config=_plain(config), init_kwargs={name: options[name] for name in self.names}
+            )
+        except Exception as error:  # each tracker has errors of its own
+            raise UserError(
+                f"--trackers {' '.join(self.names)}: {_line(error)}; log in, or keep it in the run with "
+                f"WANDB_MODE=offline, and go on with ddpm train --resume --out {run.folder}"
+            ) from None
 
     def __call__(self, event: TrainEvent) -> None:
         if not self.names:
             return
+        try:
+            self._take(event)
+        except Exception as error:  # a tracker that fails is no reason to end a training; log.jsonl has it all
+            self.tell(f"note: {' and '.join(self.names)} left from here on: {_line(error)}")
+            self.names = ()
+
+    def _take(self, event: TrainEvent) -> None:
         if isinstance(event, Logged):
             values = {
                 "loss": event.loss,
@@ -93,6 +111,10 @@ class Tracked:
                 tracker.log_images({"preview": pixels[None]}, step=event.step, **options)
         elif isinstance(event, Ended):
             self.accelerator.end_training()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _plain(config: Config) -> dict[str, Any]:

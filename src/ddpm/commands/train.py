@@ -70,8 +70,8 @@ def main(arguments: Sequence[str]) -> int:
     usual = preset(options.preset).data.labels if options.preset else "auto"
     source, held = open_sources(paths, given.get("data.labels", usual), given.get("data.holdout", ""))
     run = Run(options.out or Path("runs") / source.name)
-    if run.exists() and not options.dry_run:
-        raise UserError(f"{run.folder}: holds a run already; continue it with --resume, or choose another --out")
+    if not options.dry_run:
+        run.check_free()
     for note in (*source.notes, *(held.notes if held else ())):
         out.print(note)
     accelerator = accelerator_for(options, given, run.folder)
@@ -89,10 +89,11 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(planned.obstacles[0])
     from ddpm.train import Trainer, facts
 
+    held_out = None if held is None else decoded(held, config, out)
     weights = _weights(config, pictures.classes, out) if config.train.init_from else None
-    trainer = Trainer(config, pictures, accelerator, None if held is None else decoded(held, config, out), weights)
+    trainer = Trainer(config, pictures, accelerator, held_out, weights)
     command = "ddpm train " + shlex.join(arguments)
-    description = Description(config, facts(pictures), plan=planned.reasons, command=command)
+    description = Description(config, facts(pictures, held_out), plan=planned.reasons, command=command)
     return _follow(trainer, Run.create(run.folder, description), description, None, out)
 
 
@@ -147,8 +148,16 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
         raise UserError(
             f"{' '.join(paths)}: not the pictures this run was started with; bring them back, or start another run"
         )
+    held_out = None if held is None else decoded(held, config, out)
+    if held_out is not None and held_out.fingerprint != description.facts.held_out:
+        raise UserError(
+            f"--holdout {config.data.holdout}: not the pictures that were held out when this run was started; "
+            "bring them back, or start another run"
+        )
     accelerator = make_accelerator(options.device, config.train.precision, config.train.trackers, run.folder)
-    trainer = Trainer(config, pictures, accelerator, None if held is None else decoded(held, config, out))
+    fresh = checkpoint is None and config.train.init_from
+    weights = _weights(config, pictures.classes, out) if fresh else None
+    trainer = Trainer(config, pictures, accelerator, held_out, weights)
     return _follow(trainer, run, description, checkpoint, out)
 
 
@@ -186,8 +195,8 @@ def _follow(
     from ddpm.events import Ended, Previewed
     from ddpm.train import fit
 
-    complete, known = False, len(trainer.pictures.skipped)
-    track = Tracked(trainer.accelerator, run, trainer.config, checkpoint.step if checkpoint else 0)
+    complete, told = False, set(trainer.pictures.skipped)
+    track = Tracked(trainer.accelerator, run, trainer.config, checkpoint.step if checkpoint else 0, out.print)
     with _Signals() as signals, watch(out) as show:
         for event in fit(trainer, run, description, checkpoint, lambda: bool(signals.received)):
             show(event)
@@ -196,9 +205,14 @@ def _follow(
                 _report(trainer, run, replace(description, step=event.step), out)
             complete = isinstance(event, Ended) and event.complete
     # A stream finds out only when it gets there.
-    show_skipped(trainer.pictures.skipped[known:], "pictures could not be read; the next ones stood in", out)
+    late = [one for one in trainer.pictures.skipped if one not in told]
+    show_skipped(late, "pictures could not be read; the next ones stood in", out)
     if not complete:
-        out.print(f"stopped; go on with: ddpm train --resume --out {shlex.quote(str(run.folder))}")
+        folder = shlex.quote(str(run.folder))
+        out.print(
+            f"stopped; go on with: ddpm train --resume --out {folder}; bring its report up to date with: "
+            f"ddpm report {folder}"
+        )
         return 128 + signals.received
     if not trainer.config.train.preview_every:
         _report(trainer, run, replace(description, step=trainer.config.train.steps), out)

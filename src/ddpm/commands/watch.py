@@ -39,13 +39,14 @@ class Lines:
 
 
 class Live(Lines):
-    """A bar with loss, speed and time left; pictures and checkpoints as lines above it."""
+    """A bar with loss, speed and time left; previews, checkpoints and a tenth of the log as lines above it."""
 
     def __init__(self, console: Console):
         super().__init__(console)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"))
         self.bar = Progress(*columns, console=console)
         self.task = self.bar.add_task("training", total=None, now="")
+        self.tenth = 0
 
     def __enter__(self) -> Live:
         self.bar.start()
@@ -61,10 +62,22 @@ class Live(Lines):
             self.bar.update(self.task, completed=event.step, total=event.steps)
         elif isinstance(event, Stepped):
             self.bar.update(self.task, completed=event.step)
-        if isinstance(event, Logged):
-            self.bar.update(self.task, now=describe(event, self.steps))
-        else:
+        if not isinstance(event, Logged):
             super().__call__(event)
+            return
+        self.bar.update(self.task, now=brief(event, self.steps))
+        tenth = 10 * event.step // max(1, self.steps)
+        if tenth > self.tenth:
+            self.tenth = tenth
+            super().__call__(event)
+
+
+def brief(event: Logged, steps: int) -> str:
+    """What fits beside a bar on 80 columns."""
+    return (
+        f"{event.step:,}/{steps:,}  loss {event.loss:.4f}  {event.pictures_per_second:,.0f}/s  "
+        f"{duration(event.seconds_left)} left"
+    )
 
 
 def describe(event: TrainEvent, steps: int) -> str:

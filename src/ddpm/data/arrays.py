@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from ddpm.data import digest
-from ddpm.data.source import Source
+from ddpm.data.source import Source, printable
 from ddpm.errors import UserError
+from ddpm.units import counted, listed
 
 PICTURE_KEYS = ("images", "pictures", "x", "arr_0", "x_train")
 LABEL_KEYS = ("labels", "y", "arr_1", "y_train")
@@ -39,10 +40,15 @@ class ArraySource(Source):
         classes: tuple[str, ...] = (),
         labels: npt.NDArray[np.int64] | None = None,
         notes: tuple[str, ...] = (),
+        shown: str | None = None,
     ) -> None:
-        """files: what the fingerprint is of; read gives uint8 of shape [N, H, W(, C)] or [N, C, H, W]."""
+        """files: what the fingerprint is of; read gives uint8 of shape [N, H, W(, C)] or [N, C, H, W].
+
+        shown: what the pictures are called after, by default the file.
+        """
         super().__init__(name, classes, labels, notes or (_note(classes),))
         self._files, self._shape, self._read = tuple(files), shape, read
+        self._shown = printable(files[0].name) if shown is None else shown
         self._pixels: npt.NDArray[np.uint8] | None = None
         self._lock = threading.Lock()
 
@@ -55,11 +61,12 @@ class ArraySource(Source):
         yield Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
     def describe(self, i: int) -> str:
-        return f"{self._files[0].name}[{i}]"
+        return f"{self._shown}[{i}]"
 
     def content(self, i: int) -> bytes:
-        content: bytes = self._all()[i].tobytes()
-        return content
+        pixels = self._all()[i]
+        content: bytes = pixels.tobytes()
+        return f"{pixels.shape}".encode() + content
 
     def place(self, i: int) -> Path | None:
         return None
@@ -88,7 +95,8 @@ class ArraySource(Source):
 def open_npy(path: Path, name: str) -> ArraySource:
     """UserError unless the file holds uint8 pictures."""
     try:
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Not numpy.load, which opens what is no .npy, too.
+        pixels = np.lib.format.open_memmap(path, mode="r")
     except _BROKEN as error:
         raise UserError(
             f"{path}: not a readable .npy array ({_line(error)}): save it again with numpy.save"
@@ -97,10 +105,13 @@ def open_npy(path: Path, name: str) -> ArraySource:
     return ArraySource(name, [path], pixels.shape, lambda: np.asarray(pixels))
 
 
-def open_npz(path: Path, name: str, labels: str, shown: str | None = None) -> ArraySource:
+def open_npz(
+    path: Path, name: str, labels: str, known: Collection[str] = (), shown: str | None = None
+) -> ArraySource:
     """UserError unless the file holds uint8 pictures and, if any, one class number a picture.
 
-    labels: auto or none; shown: what messages and descriptions call the file.
+    labels: auto or none; known: classes of other pictures, one of which is enough; shown: what messages and
+    descriptions call the file.
     """
     where = shown or str(path)
 
@@ -127,16 +138,20 @@ def open_npz(path: Path, name: str, labels: str, shown: str | None = None) -> Ar
     _check_pictures(f"{where}: {key}", shape, dtype)
     label_key = next((key for key in LABEL_KEYS if key in keys), None)
     if labels == "none" or label_key is None:
-        return ArraySource(name, [path], shape, lambda: read(key))
+        return ArraySource(name, [path], shape, lambda: read(key), shown=shown)
     names = [str(item) for item in read("classes").ravel()] if "classes" in keys else None
-    index, classes = check_labels(f"{where}: {label_key}", read(label_key), shape[0], names)
-    return ArraySource(name, [path], shape, lambda: read(key), classes, index)
+    index, classes = check_labels(f"{where}: {label_key}", read(label_key), shape[0], names, known)
+    notes = () if classes else (f"no classes: {label_key} has but one",)
+    return ArraySource(name, [path], shape, lambda: read(key), classes, index, notes, shown)
 
 
 def check_labels(
-    where: str, labels: npt.NDArray[Any], count: int, names: Sequence[str] | None
-) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Labels int64 [count] and class names, "0", "1", ... where none are given; UserError if they misfit."""
+    where: str, labels: npt.NDArray[Any], count: int, names: Sequence[str] | None, known: Collection[str] = ()
+) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:
+    """Labels int64 [count] and class names; where no names are given, the values there are, in order.
+
+    A single class is none unless it is known from other pictures. UserError for labels that misfit.
+    """
     if labels.shape not in ((count,), (count, 1)):
         raise UserError(
             f"{where}: shape {list(labels.shape)} for {count} pictures: give one class number a picture"
@@ -145,17 +160,26 @@ def check_labels(
         raise UserError(f"{where}: {labels.dtype} values: give class numbers 0, 1, 2, ... as integers")
     index = labels.reshape(count).astype(np.int64)
     low, high = (int(index.min()), int(index.max())) if count else (0, -1)
-    if low < 0 or high >= (len(names) if names is not None else _MOST_CLASSES):
-        rule = f"there are {len(names)} classes" if names is not None else f"at most {_MOST_CLASSES} classes"
+    if low < 0 or (names is not None and high >= len(names)):
+        rule = f"there are {len(names)} classes" if names is not None else "none is below 0"
         raise UserError(f"{where}: values from {low} to {high}, but {rule}: number the classes from 0")
-    return index, tuple(names) if names is not None else tuple(str(k) for k in range(high + 1))
+    if names is None:
+        values, index = np.unique(index, return_inverse=True)
+        if len(values) > _MOST_CLASSES:
+            raise UserError(
+                f"{where}: {len(values):,} different values, but there are at most {_MOST_CLASSES:,} classes: "
+                "give class numbers, or turn classes off (--labels none)"
+            )
+        names = [str(value) for value in values]
+    if len(names) < 2 and not set(names) <= set(known):
+        return None, ()
+    return index.astype(np.int64), tuple(names)
 
 
 def _note(classes: Sequence[str]) -> str:
     if not classes:
         return "no classes"
-    shown = ", ".join(classes[:12]) + (f" and {len(classes) - 12} more" if len(classes) > 12 else "")
-    return f"{len(classes)} classes from labels: {shown}"
+    return f"{counted(len(classes), 'class', 'classes')} from labels: {listed(classes)}"
 
 
 def _channels_last(shape: Sequence[int]) -> bool:

@@ -285,10 +285,9 @@ def _decoded(source: Source, to: decode.Fit, workers: int) -> Generator[_Task, N
         for i in range(first, last):
             try:
                 kept.append(source.fitted(i, to))
-            except UserError:
-                raise
             except Exception as error:  # PIL's readers raise almost anything for a broken file
-                skipped.append((i, source.describe(i), decode.reason(error)))
+                name = source.describe(i)
+                skipped.append((i, name, decode.fault(error, name)))
         return kept, skipped, last - first
 
     pool = ThreadPoolExecutor(workers)

@@ -24,6 +24,7 @@ through bit by bit. The rules, in full:
 from __future__ import annotations
 
 import difflib
+import errno
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _MOST_PIXELS = 1 << 28
 if Image.MAX_IMAGE_PIXELS is not None:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, _MOST_PIXELS)
+
+# Troubles of the machine, not of a picture: read another time it may be whole.
+_PASSING = {
+    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV, errno.ENXIO),
+    errno.ETIMEDOUT,
+}
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -226,12 +233,28 @@ def raw(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def reason(error: Exception) -> str:
-    """Why a picture could not be decoded, in one line without addresses of objects."""
+    """Why a picture could not be decoded, in one line without addresses of objects or paths of files."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a known format"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return "too many pixels to decode: make it smaller"
+    if isinstance(error, OSError) and error.strerror:
+        return str(error.strerror)
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def fault(error: Exception, name: str) -> str:
+    """The reason, where it lies in the picture called `name`, which is then left out; else raises UserError.
+
+    A disk that is gone or memory that is full says nothing of the picture, and a UserError speaks of its source.
+    """
+    if isinstance(error, UserError):
+        raise error
+    if isinstance(error, MemoryError):
+        raise UserError(f"{name}: cannot be read now (out of memory): free some, and start again") from None
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        raise UserError(f"{name}: cannot be read now ({reason(error)}): check the disk, and start again") from None
+    return reason(error)
 
 
 def _draft(image: Image.Image, to: Fit) -> None:

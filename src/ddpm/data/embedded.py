@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from ddpm.data.arrays import ArraySource, open_npz
@@ -16,6 +17,6 @@ def embedded() -> tuple[str, ...]:
     return tuple(_FILES)
 
 
-def open_embedded(name: str, labels: str) -> ArraySource:
+def open_embedded(name: str, labels: str, known: Collection[str] = ()) -> ArraySource:
     """KeyError for a name that is not in embedded()."""
-    return open_npz(_ASSETS / _FILES[name], name, labels, shown=name)
+    return open_npz(_ASSETS / _FILES[name], name, labels, known, shown=name)

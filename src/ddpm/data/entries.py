@@ -55,7 +55,9 @@ def parse(data: bytes, suffix: str, where: str) -> list[Entry]:
 
 def _csv(text: str, where: str) -> list[Entry]:
     """Rows by their header, or of one or two columns without one, the first of which are picture files."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    at, first = next(((k, line) for k, line in enumerate(text.splitlines(), 1) if line.strip()), (1, ""))
+    if len(first) > csv.field_size_limit():
+        raise UserError(f"{where}, line {at}: {len(first):,} characters long: give a picture a line")
     widest = sorted("\t;,", key=lambda mark: len(_row(first, mark)), reverse=True)
     for mark in widest:
         header = [_key(cell) for cell in _row(first, mark)]
@@ -89,9 +91,8 @@ def _rows(
         name = cells[file].strip() if file < len(cells) else ""
         if not name:
             raise UserError(f"{where}, {at}: names no file: fill it in, or take the line out")
-        entries.append(
-            Entry(name, (cells[label].strip() or None) if label is not None and label < len(cells) else None, at)
-        )
+        text_of_label = cells[label].strip() if label is not None and label < len(cells) else ""
+        entries.append(_checked(Entry(name, text_of_label or None, at), where))
     return entries
 
 
@@ -147,7 +148,20 @@ def _entry(value: Any, where: str, at: str) -> Entry:
         label = int(label)
     if label is not None and (isinstance(label, bool) or not isinstance(label, (str, int))):
         raise UserError(f"{where}, {at}: the label {_short(label)} is neither a name nor an integer: {_FORM}")
-    return Entry(file.strip(), None if label is None else str(label).strip() or None, at)
+    return _checked(Entry(file.strip(), None if label is None else str(label).strip() or None, at), where)
+
+
+def _checked(entry: Entry, where: str) -> Entry:
+    """UserError for what no file can be called, or what cannot be printed."""
+    try:
+        # Bytes that are not UTF-8 may be in a file's name, and stand for themselves as in Python.
+        writable = b"\0" not in entry.file.encode("utf-8", "surrogateescape")
+        (entry.label or "").encode()
+    except UnicodeEncodeError:
+        writable = False
+    if not writable:
+        raise UserError(f"{where}, {entry.at}: a zero byte or half a character in file or label: take it out")
+    return entry
 
 
 def _column(header: Sequence[str], wanted: Sequence[str]) -> int | None:

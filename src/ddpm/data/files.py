@@ -19,8 +19,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from ddpm.data import decode, digest
-from ddpm.data.source import Source
-from ddpm.data.tar import Members
+from ddpm.data.source import Source, printable
+from ddpm.data.tar import Members, name_inside
 from ddpm.errors import UserError
 from ddpm.units import counted, listed
 
@@ -59,14 +59,19 @@ class Archive:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, ValueError, EOFError) as error:
             raise UserError(f"{path}: not a whole zip archive ({error}): copy or download it again") from None
-        self.names, self.others = _sorted_out(dict.fromkeys(self._zip.namelist()))
+        self._infos: dict[str, zipfile.ZipInfo] = {}
+        for info in self._zip.infolist():
+            stored = info.filename.replace("\\", "/")  # as some programs on Windows write it
+            if not stored.endswith("/"):
+                self._infos[name_inside(stored)] = info
+        self.names, self.others = _sorted_out(self._infos)
 
     def open(self, name: str) -> io.BytesIO:
         return io.BytesIO(self.read(name))
 
     def read(self, name: str) -> bytes:
         try:
-            return self._zip.read(name)
+            return self._zip.read(self._infos[name])
         except zlib.error as error:
             raise zipfile.BadZipFile(f"damaged in the archive: {error}") from None
 
@@ -74,7 +79,7 @@ class Archive:
         return None
 
     def stamp(self, names: Sequence[str], shown: Sequence[str]) -> digest.Stamp:
-        sizes = [self._zip.getinfo(name).file_size for name in names]
+        sizes = [self._infos[name].file_size for name in names]
         return digest.stamp([("", self._path)], zip(shown, sizes, strict=True))
 
 
@@ -101,6 +106,11 @@ class Tar:
     def stamp(self, names: Sequence[str], shown: Sequence[str]) -> digest.Stamp:
         sizes = [self._members.size(name) for name in names]
         return digest.stamp([("", self._path)], zip(shown, sizes, strict=True))
+
+
+def located(data: str | Path) -> Path:
+    """The path that DATA is; ~ is home, and ~name that of a user, if there is one of that name."""
+    return Path(os.path.expanduser(data))  # noqa: PTH111  # Path.expanduser raises where there is none
 
 
 # Names have / between their parts; reading is safe from several threads.
@@ -144,7 +154,7 @@ class FileSource(Source):
         classes, index, notes = _classes([parts[class_depth:] for parts in names], where, labels, part.known)
         if store.others:
             others = ", ".join(f"{n:,} {suffix or 'without ending'}" for suffix, n in store.others.most_common())
-            notes = (*notes, f"other files are left alone: {others}")
+            notes = (*notes, printable(f"other files are left alone: {others}"))
         super().__init__(name, classes, index, (*notes, *remarks))
 
     def __len__(self) -> int:
@@ -156,7 +166,7 @@ class FileSource(Source):
             yield image
 
     def describe(self, i: int) -> str:
-        return self._shown[i]
+        return printable(self._shown[i])
 
     def fingerprint(self, advance: digest.Advance | None = None) -> str:
         contents = digest.of_parts(len(self), self.content, advance=advance)
@@ -174,7 +184,7 @@ class FileSource(Source):
             return self._store.read(self._files[i])
         except Exception as error:  # an encrypted or damaged member raises RuntimeError, BadZipFile, OSError
             # What cannot be read is skipped later, by name.
-            return decode.reason(error).encode()
+            return decode.fault(error, self.describe(i)).encode()
 
 
 def _sorted_out(names: Iterable[str]) -> tuple[list[str], Counter[str]]:
@@ -193,7 +203,10 @@ def _sorted_out(names: Iterable[str]) -> tuple[list[str], Counter[str]]:
 
 
 def _walk(folder: Path, prefix: str, above: set[tuple[int, int]]) -> Iterator[str]:
-    """Names of files below a folder; `above` holds the folders we are in: a link to one of them ends."""
+    """Names of files below a folder; `above` holds the folders we are in: a link to one of them ends.
+
+    A link to nothing counts as a file, one that cannot be read.
+    """
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -202,9 +215,10 @@ def _walk(folder: Path, prefix: str, above: set[tuple[int, int]]) -> Iterator[st
         for entry in entries:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
-            if entry.is_dir():
+            broken = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110
+            if not broken and entry.is_dir():
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
-            elif entry.is_file():
+            elif broken or entry.is_file():
                 yield prefix + entry.name
 
 
@@ -253,6 +267,9 @@ def _classes(
             f"{where}: {counted(len(beside), 'picture')} (such as {beside[0]}) beside the class folders "
             f"{listed(classes)}: move every picture into a class folder, or turn classes off (--labels none)"
         )
+    strange = next((name for name in classes if printable(name) != name), None)
+    if strange is not None:
+        raise UserError(f"{where}: a class folder's name is not UTF-8 ({printable(strange)}): rename it")
     number = {name: k for k, name in enumerate(classes)}
     index = np.array([number[parts[0]] for parts in names], dtype=np.int64)
     notes = [f"{counted(len(classes), 'class', 'classes')} from sub-folders: {listed(classes)}"]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ddpm.data.files import WHOLE, Part
+from ddpm.data.files import WHOLE, Part, located
 from ddpm.data.opening import Found, find, is_data
 from ddpm.data.several import Chosen, Several
 from ddpm.data.source import Source
@@ -157,9 +157,9 @@ def _share(holdout: str) -> float | None:
 
 def _part(given: Sequence[str | Path], found: Sequence[Found], holdout: str) -> str:
     """The name of the part meant: holdout itself, or the last folder of a path to a part."""
-    path = Path(holdout).expanduser()
+    path = located(holdout)
     for data, one in zip(given, found, strict=True):
-        inside = Path(data).expanduser().resolve() in path.resolve().parents
+        inside = located(data).resolve() in path.resolve().parents
         if inside and path.is_dir() and all((path.resolve().parent / part).is_dir() for part in one.parts()):
             return path.name if path.name in one.parts() else holdout
     return holdout
@@ -167,7 +167,7 @@ def _part(given: Sequence[str | Path], found: Sequence[Found], holdout: str) -> 
 
 def _place(given: Sequence[str | Path], found: Sequence[Found], holdout: str) -> str:
     """Where other DATA lies: inside DATA, or where it says."""
-    inside = (Path(data).expanduser() / holdout for data in given)
+    inside = (located(data) / holdout for data in given)
     place = next((str(path) for path in inside if path.exists()), holdout)
     if not is_data(place):
         parts = sorted({part for one in found for part in one.parts()})
@@ -187,5 +187,5 @@ def _check_twice(given: Sequence[str | Path]) -> None:
 
 
 def _same(a: str | Path, b: str | Path) -> bool:
-    first, second = (Path(data).expanduser() for data in (a, b))
+    first, second = (located(data) for data in (a, b))
     return str(a) == str(b) or (first.exists() and second.exists() and first.samefile(second))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
+import logging
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -27,7 +28,7 @@ from ddpm.data import decode, digest
 from ddpm.data.arrays import check_labels
 from ddpm.data.cache import default_cache
 from ddpm.data.entries import LABEL_KEYS
-from ddpm.data.files import WHOLE, Part
+from ddpm.data.files import WHOLE, Part, located
 from ddpm.data.lists import numbered
 from ddpm.data.source import Source
 from ddpm.errors import UserError
@@ -63,11 +64,14 @@ def is_saved(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Tables:
-    """The splits of a data set, as datasets.Dataset; one that has none goes by "". where: what the user gave."""
+    """The splits of a data set, as datasets.Dataset; one that has none goes by "". where: what the user gave;
+    local: a file or folder, so that no split can be named there.
+    """
 
     where: str
     name: str
     by_split: Mapping[str, Any]
+    local: bool = True
 
 
 def parquet(path: Path, name: str) -> Tables:
@@ -93,9 +97,12 @@ def on_hub(data: str) -> Tables:
     if here is None:
         raise UserError(f"{data}: no address of a data set: give it as hub:org/name@config:split")
     with _library(data) as library:
+        if not data.startswith(PREFIX):
+            print(f"{data}: no such file or folder; looking for it on the Hugging Face hub", file=sys.stderr)
         found = library.load_dataset(here.id, here.config, split=here.split, keep_in_memory=False)
         name = here.id.rpartition("/")[2]
-        return Tables(data, name, dict(found) if isinstance(found, Mapping) else {here.split or "": found})
+        by_split = dict(found) if isinstance(found, Mapping) else {here.split or "": found}
+        return Tables(data, name, by_split, local=False)
 
 
 @final
@@ -134,7 +141,7 @@ class TableSource(Source):
         try:
             return self._read(i)
         except (OSError, ValueError) as error:  # what cannot be read is skipped later, by name
-            return decode.reason(error).encode()
+            return decode.fault(error, self.describe(i)).encode()
 
     def place(self, i: int) -> Path | None:
         return None
@@ -170,8 +177,7 @@ def open_table(tables: Tables, labels: str, part: Part = WHOLE) -> TableSource:
     if split not in usable or (len(usable) > 1 and split not in (part.within, "train")):
         rest = f" but {part.without}" if part.without else ""
         raise UserError(
-            f"{tables.where}: no split train{rest}, only {', '.join(tables.by_split)}: name one, as in "
-            f"hub:org/name:{next(iter(tables.by_split))}"
+            f"{tables.where}: no split train{rest}, only {', '.join(tables.by_split)}: {_choice(tables)}"
         )
     notes: list[str] = []
     others = [other for other in usable if other != split]
@@ -187,6 +193,15 @@ def open_table(tables: Tables, labels: str, part: Part = WHOLE) -> TableSource:
     classes, index, note = none if labels == "none" else _classes(table, tables.where, part.known)
     shown = f"{tables.name}:{split}" if split else tables.name
     return TableSource(table, column, tables.name, shown, classes, index, (*notes, note))
+
+
+def _choice(tables: Tables) -> str:
+    """How one of several splits is chosen."""
+    splits = list(tables.by_split)
+    if not tables.local:
+        return f"name one, as in {PREFIX}{tables.where.removeprefix(PREFIX)}:{splits[0]}"
+    other = f", or hold the other out (--holdout {splits[1]})" if len(splits) == 2 else ""
+    return f"give the files of one of them{other}"
 
 
 def _picture_column(table: Any, where: str) -> tuple[str, list[str]]:
@@ -223,8 +238,8 @@ def _classes(
         )
     classes: tuple[str, ...]
     if hasattr(feature, "names"):
-        index, classes = check_labels(f"{where}: {column}", np.array(values), len(values), feature.names)
-        if len(classes) < 2 and not set(classes) <= set(known):
+        index, classes = check_labels(f"{where}: {column}", np.array(values), len(values), feature.names, known)
+        if index is None:
             return (), None, f"no classes: {column} has but one"
     else:
         classes, numbers = numbered([str(value) for value in values], known)
@@ -237,7 +252,7 @@ def _classes(
 @contextmanager
 def _library(where: str) -> Iterator[Any]:
     """The optional library; inside `with` it shows only progress on a terminal, and its errors are ours."""
-    here = where.startswith(PREFIX) or Path(where).expanduser().exists()
+    here = where.startswith(PREFIX) or located(where).exists()
     missing = f"{where}: " + ("" if here else "no such file or folder, and ")
     try:
         import datasets as library
@@ -249,6 +264,10 @@ def _library(where: str) -> Iterator[Any]:
     level, bars = library.logging.get_verbosity(), not library.are_progress_bars_disabled()
     quiet = bars and not sys.stderr.isatty()
     library.logging.set_verbosity(library.logging.CRITICAL)
+    # It warns of every attempt to connect, of which there are many.
+    client = logging.getLogger("huggingface_hub")
+    client_level = client.level
+    client.setLevel(logging.CRITICAL)
     if quiet:
         library.disable_progress_bars()
     try:
@@ -270,6 +289,7 @@ def _library(where: str) -> Iterator[Any]:
         raise UserError(f"{where}: cannot be read by datasets ({_line(inner)}): mend or choose another") from None
     finally:
         library.logging.set_verbosity(level)
+        client.setLevel(client_level)
         if quiet:
             library.enable_progress_bars()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from io import BufferedReader
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ddpm.data.arrays import ArraySource, check_labels
 from ddpm.errors import UserError
+from ddpm.units import counted
 
 _UINT8 = b"\x00\x00\x08"
 _DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)
@@ -51,8 +52,13 @@ def choose(folder: Path, files: Sequence[Path]) -> tuple[Path, tuple[str, ...]]:
     raise UserError(f"{folder}: several picture files ({', '.join(p.name for p in files)}): give one of them")
 
 
-def open_idx(path: Path, name: str, labels: str, notes: tuple[str, ...] = ()) -> ArraySource:
-    """Pictures with the labels file beside them, if any; UserError for damage or counts that differ."""
+def open_idx(
+    path: Path, name: str, labels: str, notes: tuple[str, ...] = (), known: Collection[str] = ()
+) -> ArraySource:
+    """Pictures with the labels file beside them, if any; UserError for damage or counts that differ.
+
+    labels: auto or none; known: classes of other pictures, one of which is enough.
+    """
     if axes(path) == 1:
         raise UserError(f"{path}: an IDX file of labels: give the file of pictures (images-idx3) beside it")
     shape = _shape(path, 3)
@@ -63,8 +69,9 @@ def open_idx(path: Path, name: str, labels: str, notes: tuple[str, ...] = ()) ->
         expected = path.name.replace("images", "labels").replace("idx3", "idx1")
         notes = (*notes, f"no classes: no labels file {expected} beside the pictures")
         return ArraySource(name, [path], shape, lambda: _read(path, 3), notes=notes)
-    index, classes = check_labels(str(beside), _read(beside, 1), shape[0], None)
-    notes = (*notes, f"{len(classes)} classes from {beside.name}")
+    index, classes = check_labels(str(beside), _read(beside, 1), shape[0], None, known)
+    found = counted(len(classes), "class", "classes") + f" from {beside.name}"
+    notes = (*notes, found if classes else f"no classes: {beside.name} has but one")
     return ArraySource(name, [path], shape, lambda: _read(path, 3), classes, index, notes)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,11 @@ from PIL import Image
 from ddpm.data import decode, digest
 from ddpm.data.entries import LABEL_KEYS, Entry, parse
 from ddpm.data.files import Part, Store
-from ddpm.data.source import Source
+from ddpm.data.source import Source, printable
 from ddpm.errors import UserError
 from ddpm.units import counted, listed
 
+_MOST_DIGITS = 1000  # of an integer; Python turns no more than 4,300 into a number
 LISTS = (".csv", ".tsv", ".json", ".jsonl")
 # A folder or archive with one of these at its top is read by it.
 WELL_KNOWN = ("dataset.json", "metadata.jsonl", "metadata.csv")
@@ -81,7 +83,7 @@ class ListSource(Source):
             yield image
 
     def describe(self, i: int) -> str:
-        return self._shown[i]
+        return printable(self._shown[i])
 
     def content(self, i: int) -> bytes:
         try:
@@ -89,7 +91,7 @@ class ListSource(Source):
         except (FileNotFoundError, KeyError):
             return b"no such file"
         except Exception as error:  # what cannot be read is skipped later, by name
-            return decode.reason(error).encode()
+            return decode.fault(error, self.describe(i)).encode()
 
     def place(self, i: int) -> Path | None:
         return self._store.place(self._files[i])
@@ -114,14 +116,15 @@ def open_list(path: Path, name: str, labels: str, known: Collection[str] = ()) -
         raise UserError(f"{path}: cannot be read ({error.strerror or error}): check its permissions") from None
     store = Paths(path.parent)
     files = [_portable(entry.file) for entry in entries]
-    if not any(store.place(file).is_file() for file in files):
+    # Not Path.is_file, which raises for a name that is too long.
+    if not any(os.path.isfile(store.place(file)) for file in files):  # noqa: PTH113
         raise UserError(
             f"{path}: none of its {counted(len(files), 'file')} is there (first: {store.place(files[0])}): "
             "list paths from the list's own folder, or absolute ones"
         )
-    classes, index, notes = _classes(entries, path.name, labels, known)
+    classes, index, notes = _classes(entries, printable(path.name), labels, known)
     if path.stem.lower() in _SAY_NOTHING:
-        name = path.resolve().parent.name or name
+        name = printable(path.resolve().parent.name) or name
     return ListSource(store, files, files, name, classes, index, notes)
 
 
@@ -140,12 +143,15 @@ def beside(
         for known in WELL_KNOWN:
             try:
                 data = store.read(top + known)
-            except (OSError, KeyError):
+            except (KeyError, FileNotFoundError, IsADirectoryError):
+                continue
+            except Exception as error:  # an encrypted or damaged member raises RuntimeError, BadZipFile, OSError
+                notes.append(f"{known} left alone: {decode.fault(error, known)}")
                 continue
             source, note = _by(store, data, known, top, names, depth, name, part)
             if source is not None:
                 return source, ()
-            notes.append(f"{known} left alone: {note}")
+            notes.append(printable(f"{known} left alone: {note}"))
     return None, tuple(notes)
 
 
@@ -221,4 +227,4 @@ def _portable(name: str) -> str:
 
 
 def _is_integer(name: str) -> bool:
-    return name.removeprefix("-").isdecimal()
+    return len(name) <= _MOST_DIGITS and name.removeprefix("-").isdecimal()

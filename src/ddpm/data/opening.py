@@ -12,8 +12,20 @@ from ddpm.data import hub, idx, lists
 from ddpm.data.arrays import open_npy, open_npz
 from ddpm.data.cache import default_cache
 from ddpm.data.embedded import embedded, open_embedded
-from ddpm.data.files import SUFFIXES, WHOLE, Archive, FileSource, Folder, Part, Store, Tar, arranged, first_level
-from ddpm.data.source import Source
+from ddpm.data.files import (
+    SUFFIXES,
+    WHOLE,
+    Archive,
+    FileSource,
+    Folder,
+    Part,
+    Store,
+    Tar,
+    arranged,
+    first_level,
+    located,
+)
+from ddpm.data.source import Source, printable
 from ddpm.data.tar import TARS
 from ddpm.errors import UserError
 
@@ -46,7 +58,7 @@ def find(data: str | Path, labels: str = "auto") -> Found:
     """DATA and the parts it has: first-level sub-folders, or the splits of a table; UserError if there is none."""
     if labels not in _LABELS:
         raise UserError(f"labels {labels!r}: give one of {', '.join(_LABELS)}")
-    path = Path(data).expanduser()
+    path = located(data)
     try:
         if path.is_dir():
             return _folder(path, labels)
@@ -55,7 +67,7 @@ def find(data: str | Path, labels: str = "auto") -> Found:
     except OSError as error:
         raise UserError(f"{data}: cannot be read ({error.strerror or error}): check its permissions") from None
     if str(data) in embedded():
-        return Found(lambda part: open_embedded(str(data), labels))
+        return Found(lambda part: open_embedded(str(data), labels, part.known))
     if _on_hub(str(data)):
         return _tables(hub.on_hub(str(data)), labels)
     raise UserError(f"{data}: no such file or folder: give {_ACCEPTED}{_near(str(data), path)}")
@@ -63,7 +75,7 @@ def find(data: str | Path, labels: str = "auto") -> Found:
 
 def is_data(data: str) -> bool:
     """Whether DATA is there, or would be looked for on the hub."""
-    return Path(data).expanduser().exists() or data in embedded() or _on_hub(data)
+    return located(data).exists() or data in embedded() or _on_hub(data)
 
 
 def _on_hub(data: str) -> bool:
@@ -76,7 +88,7 @@ def _on_hub(data: str) -> bool:
 
 def _folder(path: Path, labels: str) -> Found:
     # "." and ".." have no name of their own; links keep theirs.
-    name = Path(os.path.abspath(path)).name or "data"  # noqa: PTH100
+    name = printable(Path(os.path.abspath(path)).name) or "data"  # noqa: PTH100
     if hub.is_saved(path):
         return _tables(hub.saved(path, name), labels)
     store = Folder(path)
@@ -85,7 +97,7 @@ def _folder(path: Path, labels: str) -> Found:
     files = idx.in_folder(path)
     if files:
         file, notes = idx.choose(path, files)
-        return Found(lambda part: idx.open_idx(file, name, labels, notes))
+        return Found(lambda part: idx.open_idx(file, name, labels, notes, part.known))
     if store.others[".parquet"]:
         return _tables(hub.parquet(path, name), labels)
     others = sorted(f.name for f in path.iterdir() if f.name.lower().endswith(_FILES))
@@ -99,13 +111,14 @@ def _file(path: Path, labels: str) -> Found:
     tar = next((ending for ending in TARS if path.name.lower().endswith(ending)), "")
     if tar:
         name = path.name[: -len(tar)] or path.name
+    name = printable(name)
     if suffix == ".zip" or tar:
         store = Tar(path, default_cache()) if tar else Archive(path)
         if not store.names:
             raise UserError(f"{path}: no picture in this archive: put {' '.join(SUFFIXES)} files into it")
         return _store(store, name, path, labels)
     if suffix == ".npz":
-        return Found(lambda part: open_npz(path, name, labels))
+        return Found(lambda part: open_npz(path, name, labels, part.known))
     if suffix == ".npy":
         return Found(lambda part: open_npy(path, name))
     if suffix == ".parquet":
@@ -113,7 +126,7 @@ def _file(path: Path, labels: str) -> Found:
     if suffix in lists.LISTS:
         return Found(lambda part: lists.open_list(path, name, labels, part.known))
     if idx.axes(path) in (1, 3) or "idx3" in path.name:
-        return Found(lambda part: idx.open_idx(path, name, labels))
+        return Found(lambda part: idx.open_idx(path, name, labels, known=part.known))
     if suffix in SUFFIXES:
         raise UserError(f"{path}: a single picture: give the folder that holds it")
     raise UserError(f"{path}: not a data set that can be read: give {_ACCEPTED}")

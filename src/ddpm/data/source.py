@@ -33,6 +33,11 @@ class Look:
     modes: Counter[str]
 
 
+def printable(name: str) -> str:
+    """A file's name as it can be shown: in one that is not UTF-8, ? for what is no character."""
+    return name.encode("utf-8", "replace").decode()
+
+
 class Source(ABC):
     """Numbered pictures; `labels` (int64 [N]) index `classes`, and are None without classes."""
 
@@ -59,7 +64,10 @@ class Source(ABC):
 
     @abstractmethod
     def content(self, i: int) -> bytes:
-        """What picture i is stored as; of a file that cannot be read, the reason in its place."""
+        """What picture i is stored as; of a file that cannot be read, the reason in its place.
+
+        UserError where that may pass (`decode.fault`).
+        """
 
     @abstractmethod
     def place(self, i: int) -> Path | None:
@@ -87,7 +95,10 @@ class Source(ABC):
             return decode.fit(image, to)
 
     def look(self, limit: int = 256) -> Look:
-        """At most `limit` pictures spread evenly over the source; no pixel is decoded."""
+        """At most `limit` pictures spread evenly over the source; no pixel is decoded.
+
+        UserError if the source itself cannot be read.
+        """
         count = len(self)
         chosen = [k * count // limit for k in range(limit)] if count > limit else list(range(count))
         sizes: Counter[tuple[int, int]] = Counter()
@@ -100,7 +111,8 @@ class Source(ABC):
                     seen, kind = decode.seen(image), decode.kind(image)
                     is_grey, transparent = decode.grey(image), image.has_transparency_data
             except Exception as error:  # PIL's readers raise almost anything for a broken file
-                unreadable.append((self.describe(i), decode.reason(error)))
+                name = self.describe(i)
+                unreadable.append((name, decode.fault(error, name)))
                 continue
             sizes[seen] += 1
             modes[kind] += 1

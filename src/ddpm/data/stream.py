@@ -92,10 +92,9 @@ class Streamed(Pictures):
                 continue
             try:
                 return self._source.fitted(number, self._to), number
-            except UserError:
-                raise
             except Exception as error:  # PIL's readers raise almost anything for a broken file
-                self._broken[number] = self._source.describe(number), decode.reason(error)
+                name = self._source.describe(number)
+                self._broken[number] = name, decode.fault(error, name)
         name, why = self._broken[i]
         which = f"none of its {tries:,} pictures" if tries == len(self) else f"none of {tries:,} pictures in a row"
         raise UserError(

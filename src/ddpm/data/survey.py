@@ -22,7 +22,6 @@ from PIL import Image
 from ddpm.data import decode, duplicates
 from ddpm.data.digest import workers_here
 from ddpm.data.source import Source
-from ddpm.errors import UserError
 
 _PER_TASK = 32
 _LEAST_SIDE = 128  # that a JPEG is decoded at where a thumbnail is all that is wanted
@@ -140,8 +139,10 @@ def survey(
         return Item(i, source.describe(i), label, k == 1)
 
     good = {j: look for j, look in enumerate(looks) if isinstance(look, _Seen)}
-    bad = tuple((item(j), look) for j, look in enumerate(looks) if isinstance(look, str))
-    groups = _copies(sources, chosen, good)
+    groups, broken = _copies(sources, chosen, good)
+    good = {j: look for j, look in good.items() if j not in broken}
+    faults = {j: look for j, look in enumerate(looks) if isinstance(look, str)} | broken
+    bad = tuple((item(j), why) for j, why in sorted(faults.items()))
     again = {j for group in groups for j in group[1:]}
     firsts = np.array([j for j in good if j not in again], np.int64)
     alike = duplicates.near(thumbnails, firsts)
@@ -207,10 +208,8 @@ def _looks(sources: Sequence[Source], chosen: Sequence[tuple[int, int]], workers
             try:
                 with sources[k].opened(i) as image:
                     found.append(_look(image))
-            except UserError:
-                raise
             except Exception as error:  # PIL's readers raise almost anything for a broken file
-                found.append(decode.reason(error))
+                found.append(decode.fault(error, sources[k].describe(i)))
         return found
 
     pool = ThreadPoolExecutor(workers)
@@ -246,8 +245,12 @@ def _coloured(plain: Image.Image) -> bool:
 
 def _copies(
     sources: Sequence[Source], chosen: Sequence[tuple[int, int]], good: dict[int, _Seen]
-) -> list[list[int]]:
-    """Groups with the same pixels. Where a picture was decoded at less than its size, all its pixels are asked."""
+) -> tuple[list[list[int]], dict[int, str]]:
+    """Groups with the same pixels. Where a picture was decoded at less than its size, all its pixels are asked.
+
+    Also those of which that shows that they cannot be decoded, and why.
+    """
+    broken: dict[int, str] = {}
     groups = _grouped((j, (look.size, look.pixels)) for j, look in good.items())
     sure = [group for group in groups if not good[group[0]].reduced]
     for group in groups:
@@ -255,10 +258,13 @@ def _copies(
             whole = []
             for j in group:
                 k, i = chosen[j]
-                with sources[k].opened(i) as image:
-                    whole.append((j, _digest(decode.flat(decode.upright(image), None))))
+                try:
+                    with sources[k].opened(i) as image:
+                        whole.append((j, _digest(decode.flat(decode.upright(image), None))))
+                except Exception as error:
+                    broken[j] = decode.fault(error, sources[k].describe(i))
             sure += _grouped(whole)
-    return sorted(sure)
+    return sorted(sure), broken
 
 
 def _grouped(keyed: Iterable[tuple[int, object]]) -> list[list[int]]:

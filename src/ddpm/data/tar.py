@@ -7,6 +7,7 @@ when nobody reads it any more, at the latest with the process.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -22,6 +23,7 @@ from ddpm.errors import UserError
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _BLOCK = 512  # of a tar; a header fills one
 _SPARSE = (-1, -1)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @final
@@ -72,11 +74,11 @@ def _places(file: IO[bytes]) -> dict[str, tuple[int, int]]:
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # or all headers stay in memory
-            name = _name(member.name)
+            name = name_inside(member.name)
             if member.isreg():
                 places[name] = _SPARSE if member.issparse() else (member.offset_data, member.size)
-            elif member.islnk() and _name(member.linkname) in places:
-                places[name] = places[_name(member.linkname)]
+            elif member.islnk() and name_inside(member.linkname) in places:
+                places[name] = places[name_inside(member.linkname)]
         # tarfile takes a header that it cannot read for the end, which is a block of zeros, or nothing.
         file.seek(tar.offset)
         if file.read(_BLOCK).strip(b"\0"):
@@ -84,8 +86,8 @@ def _places(file: IO[bytes]) -> dict[str, tuple[int, int]]:
     return places
 
 
-def _name(stored: str) -> str:
-    """Without ./, ../ and a leading /, which tell where it was packed."""
+def name_inside(stored: str) -> str:
+    """A name in an archive without ./, ../ and a leading /, which tell where it was packed."""
     return "/".join(part for part in stored.split("/") if part not in ("", ".", ".."))
 
 
@@ -107,8 +109,11 @@ def _plain(path: Path, scratch: Path) -> IO[bytes]:
         unpacked.seek(0)
     except Exception as error:  # each format has errors of its own, derived from nothing in common
         unpacked.close()
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
             raise _no_room(path, scratch, error) from None
+        if isinstance(error, OSError) and error.errno is not None:
+            why = f"cannot be unpacked into {scratch} now ({error.strerror})"
+            raise UserError(f"{path}: {why}: check the disks of both, and start again") from None
         raise _broken(path, error) from None
     return unpacked
 

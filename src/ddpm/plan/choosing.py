@@ -67,9 +67,11 @@ def usual_batch(size: tuple[int, int], device: torch.device) -> int:
 
 def _pictures(choices: Choices, look: Look, device: torch.device, seconds: float) -> None:
     largest = 32 if device.type != "cuda" and seconds < _SHORT else 64
-    own, exact = _size(look.sizes, largest)
+    own, exact, side = _size(look.sizes, largest)
     size = choices.pick("data.size", own)
-    why = f"sized for {duration(seconds)} on {device.type}; --size asks for more"
+    why = f"sized for {duration(seconds)} on {device.type}"
+    if side >= 2 * max(size):
+        why += "; --size asks for more"
     if exact:
         why = "the pictures' own" + (", cut to multiples of 4" if own not in look.sizes else "")
     choices.say("size", f"{size[0]} x {size[1]}", why, "data.size")
@@ -90,18 +92,18 @@ def _pictures(choices: Choices, look: Look, device: torch.device, seconds: float
     choices.say("flips", "on" if flip else "off", why, "data.flip")
 
 
-def _size(sizes: Counter[tuple[int, int]], largest: int) -> tuple[tuple[int, int], bool]:
+def _size(sizes: Counter[tuple[int, int]], largest: int) -> tuple[tuple[int, int], bool, int]:
     """The pictures' own size in whole 4s, if they have one that is not too large, else a square most of them fill.
 
-    The second value says which of the two it is.
+    The second value says which of the two it is, the third is the median of the shorter sides there are.
     """
-    common = max(sizes, key=lambda size: sizes[size])
-    if len(sizes) == 1 and max(common) <= largest and min(common) >= 4:
-        return (common[0] // 4 * 4, common[1] // 4 * 4), True
     sides = sorted(min(size) for size, count in sizes.items() for _ in range(count))
     median = sides[len(sides) // 2]
+    common = max(sizes, key=lambda size: sizes[size])
+    if len(sizes) == 1 and max(common) <= largest and min(common) >= 4:
+        return (common[0] // 4 * 4, common[1] // 4 * 4), True, median
     side = max((side for side in (16, 32, 64, 128) if side <= min(median, largest)), default=16)
-    return (side, side), False
+    return (side, side), False, median
 
 
 def _cut_away(sizes: Counter[tuple[int, int]], size: tuple[int, int]) -> float:

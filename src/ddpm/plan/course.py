@@ -56,7 +56,7 @@ def follow_steps(
     choices.say("EMA", f"over {1 / (1 - ema):,.0f} steps", "5 % of all, at most 10,000", "optimizer.ema")
     previews = max(1, previews)
     every = choices.pick("train.preview_every", -(-steps // previews))
-    why = f"{previews} in all, a tenth of the time at the most"
+    why = f"{previews} in all, a tenth of the time at the most" if previews > 1 else "one, at the end"
     choices.say("previews", _every(every), why, "train.preview_every")
     tenth = max(50, steps // 10)
     longest = max(1, int(_CHECKPOINT_SECONDS / seconds)) if seconds else steps

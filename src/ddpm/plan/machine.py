@@ -99,8 +99,14 @@ def measure(
     rows = -(-train.batch // train.accumulate)
     part = config.with_(train__batch=batch, train__accumulate=-(-batch // rows), train__init_from="")
     before = _reset_peak(accelerator.device)
+    scaler = accelerator.scaler  # of half precision: shared with the training to come, which starts with it afresh
+    fresh = None if scaler is None else scaler.state_dict()
     trainer = Trainer(part, pictures, accelerator)
-    seconds = seconds_a_step(trainer, steps) * train.batch / batch
+    try:
+        seconds = seconds_a_step(trainer, steps) * train.batch / batch
+    finally:
+        if scaler is not None:
+            scaler.load_state_dict(fresh)
     peak = _peak(accelerator.device)
     del trainer
     accelerator.free_memory()  # it keeps what it prepared

@@ -28,6 +28,8 @@ from ddpm.plan.machine import (
 )
 from ddpm.preview import PREVIEW_STEPS, preview_layout
 from ddpm.report.compose import GLANCE_SAMPLES, GLANCE_STEPS
+from ddpm.report.looks import MOST_CLASSES
+from ddpm.train import HELD_OUT
 from ddpm.units import amount, counted, duration
 
 DEFAULT_BUDGET = 3600.0
@@ -83,7 +85,7 @@ def plan(
     else:
         choices.say("steps", f"{choices['train.steps']:,}", "", "train.steps")
         whole = choices["train.steps"] * step if step else 0.0
-        follow_steps(choices, step, saving, _previews(whole, glance))
+        follow_steps(choices, step, saving, _previews(whole, glance) if measured else 1)
     choices.say_the_rest()
     expected = _expect(choices, load, measured, glance, saving, pictures, accelerator.device, folder)
     if not choices.obstacles:
@@ -156,8 +158,13 @@ def _measure(
 
 
 def _preview_seconds(choices: Choices, classes: int, measured: Measured | None) -> float:
-    """A forward pass is about a third of a training step's work; two nets draw a preview, one the report."""
-    passes = 2 * PREVIEW_STEPS * preview_layout(classes)[0] + GLANCE_STEPS * GLANCE_SAMPLES
+    """A forward pass is about a third of a training step's work; two nets draw a preview, one the report.
+
+    One more looks at held-out pictures, and at as many others.
+    """
+    reported = max(GLANCE_SAMPLES, min(classes, MOST_CLASSES))
+    passes = 2 * PREVIEW_STEPS * preview_layout(classes)[0] + GLANCE_STEPS * reported
+    passes += 2 * HELD_OUT if choices["data.holdout"] else 0
     return _PAGE_SECONDS + passes * measured.seconds / 3 / choices["train.batch"] if measured else 0.0
 
 
@@ -171,7 +178,7 @@ def _fill(choices: Choices, left: float, step: float, glance: float, saving: flo
     every = choices["train.preview_every"] if "train.preview_every" in choices.asked else None
     previews, each = 0, step
     if every is None:
-        previews = _previews(left, glance)
+        previews = max(1, _previews(left, glance))  # the last one is always drawn
     elif every:
         each += glance / every
     if "train.checkpoint_every" in choices.asked:

@@ -20,7 +20,7 @@ from ddpm.denoiser import Denoiser
 from ddpm.noise import Purpose, normals
 from ddpm.pipeline import Pipeline, Samples
 
-_CLASSES = 10
+MOST_CLASSES = 100
 _CHUNK = 1 << 24  # numbers compared at once, 64 MiB as floats
 _NUMBERS = 1 << 28  # compared with each sample at the most: 20,000 colour pictures of 64 x 64
 _PROBES = 64
@@ -47,9 +47,12 @@ class Drawn:
 
 
 def draw(pipeline: Pipeline, count: int, steps: int) -> Drawn:
-    """About `count` samples by DDIM: of every class, or of the ten most frequent ones; at least two each."""
+    """About `count` samples by DDIM: of every class, or of the hundred most frequent ones.
+
+    Up to ten classes at least two each.
+    """
     labels = most_frequent(pipeline.description.facts.frequencies, len(pipeline.classes))
-    each = min(8, max(2, count // len(labels))) if labels else count
+    each = min(8, max(2 if len(labels) <= 10 else 1, count // len(labels))) if labels else count
     wanted = [k for k in labels for _ in range(each)] or None
     start = time.perf_counter()
     samples = pipeline.sample(
@@ -58,7 +61,7 @@ def draw(pipeline: Pipeline, count: int, steps: int) -> Drawn:
     return Drawn(samples, labels, time.perf_counter() - start)
 
 
-def most_frequent(frequencies: tuple[float, ...], classes: int, most: int = _CLASSES) -> tuple[int, ...]:
+def most_frequent(frequencies: tuple[float, ...], classes: int, most: int = MOST_CLASSES) -> tuple[int, ...]:
     """The numbers of at most so many classes, in their own order; classes without a picture come last."""
     shares = frequencies or (1.0,) * classes
     chosen = sorted(range(classes), key=lambda k: -shares[k])[:most]
@@ -100,6 +103,9 @@ def denoise(model: Denoiser, x0: Float[torch.Tensor, "C H W"], label: int | None
         xt = short.chain.q(many, t).sample(noise)
         seen = short(xt, t, **cond)
         mean = short.reverse(xt, t, t - 1, seen).mean
+    if len(x0) == 4:  # noise in the transparency would show the page through
+        xt, mean = _opaque(xt), _opaque(mean)
+        seen = seen._replace(eps=_opaque(seen.eps, _EPS_RANGE))
     return Denoising(
         _pixels(x0),
         tuple(levels[::-1]),
@@ -109,6 +115,10 @@ def denoise(model: Denoiser, x0: Float[torch.Tensor, "C H W"], label: int | None
         _pixels(seen.x0),
         _pixels(mean),
     )
+
+
+def _opaque(x: torch.Tensor, full: float = 1.0) -> torch.Tensor:
+    return torch.cat([x[:, :3], torch.full_like(x[:, :1], full)], dim=1)
 
 
 def _pixels(x: torch.Tensor) -> npt.NDArray[np.uint8]:
