@@ -18,6 +18,7 @@ demo: $(VENV)/installed ## train on the embedded pictures for about three minute
 	$(BIN)/ddpm sample runs/demo -n 100 --out samples/demo
 	@echo
 	@echo "Your model's pictures: samples/demo/grid.png, and how they came about: samples/demo/film.webp"
+	@echo "How it was made, on one page:            runs/demo/report.html"
 	@echo "The embedded model, trained for longer:  $(BIN)/ddpm sample fashion"
 	@echo "Your own pictures:                       $(BIN)/ddpm train FOLDER"
 

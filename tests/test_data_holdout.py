@@ -250,3 +250,8 @@ def test_everything_held_out(tmp_path: Path) -> None:
     assert (
         text == f"--holdout {tmp_path / 'all.csv'}: holds out every picture: give other DATA, or a smaller share"
     )
+
+
+def test_a_name_too_long_for_a_file_is_refused_like_any_other(tmp_path: Path) -> None:
+    filled(tmp_path / "photos", "a", "b", "c")
+    assert "neither a share" in refused(tmp_path / "photos", "x" * 300)

@@ -197,9 +197,10 @@ def read_picture(options: Forward) -> Tensor:
     from PIL.Image import open as open_image
 
     from ddpm.data import decode, open_source
+    from ddpm.data.files import located
 
     opened: Callable[[], AbstractContextManager[Image.Image]]
-    path = Path(options.picture).expanduser()
+    path = located(options.picture)
     try:
         with open_image(path, formats=decode.FORMATS):
             pass

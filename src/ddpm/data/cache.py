@@ -34,6 +34,7 @@ import numpy.typing as npt
 from ddpm.atomic import flush_folder
 from ddpm.data import decode, digest
 from ddpm.data.digest import Advance, Stamp, workers_here
+from ddpm.data.files import located
 from ddpm.data.pictures import Cached, Pictures, Ragged
 from ddpm.data.source import Source
 from ddpm.data.stream import Streamed
@@ -56,7 +57,7 @@ _Task = tuple[list[npt.NDArray[np.uint8]], list[Skipped], int]
 def default_cache() -> Path:
     """$DDPM_CACHE, else $XDG_CACHE_HOME/ddpm, else ~/.cache/ddpm."""
     if own := os.environ.get("DDPM_CACHE"):
-        return Path(own).expanduser()
+        return located(own)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ddpm"
 

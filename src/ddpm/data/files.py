@@ -113,6 +113,11 @@ def located(data: str | Path) -> Path:
     return Path(os.path.expanduser(data))  # noqa: PTH111  # Path.expanduser raises where there is none
 
 
+def present(path: Path) -> bool:
+    """Whether there is something; a name too long for one, or behind a closed door, is not there either."""
+    return os.path.exists(path)  # noqa: PTH110  # Path.exists raises
+
+
 # Names have / between their parts; reading is safe from several threads.
 Store = Folder | Archive | Tar
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ddpm.data.files import WHOLE, Part, located
+from ddpm.data.files import WHOLE, Part, located, present
 from ddpm.data.opening import Found, find, is_data
 from ddpm.data.several import Chosen, Several
 from ddpm.data.source import Source
@@ -168,7 +168,7 @@ def _part(given: Sequence[str | Path], found: Sequence[Found], holdout: str) -> 
 def _place(given: Sequence[str | Path], found: Sequence[Found], holdout: str) -> str:
     """Where other DATA lies: inside DATA, or where it says."""
     inside = (located(data) / holdout for data in given)
-    place = next((str(path) for path in inside if path.exists()), holdout)
+    place = next((str(path) for path in inside if present(path)), holdout)
     if not is_data(place):
         parts = sorted({part for one in found for part in one.parts()})
         raise UserError(
@@ -188,4 +188,4 @@ def _check_twice(given: Sequence[str | Path]) -> None:
 
 def _same(a: str | Path, b: str | Path) -> bool:
     first, second = (located(data) for data in (a, b))
-    return str(a) == str(b) or (first.exists() and second.exists() and first.samefile(second))
+    return str(a) == str(b) or (present(first) and present(second) and first.samefile(second))

@@ -24,6 +24,7 @@ from ddpm.data.files import (
     arranged,
     first_level,
     located,
+    present,
 )
 from ddpm.data.source import Source, printable
 from ddpm.data.tar import TARS
@@ -75,7 +76,7 @@ def find(data: str | Path, labels: str = "auto") -> Found:
 
 def is_data(data: str) -> bool:
     """Whether DATA is there, or would be looked for on the hub."""
-    return located(data).exists() or data in embedded() or _on_hub(data)
+    return present(located(data)) or data in embedded() or _on_hub(data)
 
 
 def _on_hub(data: str) -> bool:
