@@ -169,8 +169,8 @@ def _target(choices: Choices, device: torch.device) -> None:
     betas = choices["chain.betas"]
     choices.pick("chain.schedule", "betas" if betas else "cosine")
     choices.pick("chain.steps", len(betas) or 1000)
-    # docs/log.md, Flowers: colour pictures of a narrow net kept a grain with v and lost it with x0 and min-SNR.
-    # That is one pair of runs, in which the rate differed too; on grey garments v and x0 could not be told apart.
+    # docs/log.md, Grain: colour pictures of a narrow net are speckled with v and clean with x0 and min-SNR (one
+    # seed, nothing else changed); on grey garments v and x0 could not be told apart.
     plain = choices["data.channels"] > 1 and device.type != "cuda"
     predicts = choices.pick("denoiser.predicts", "x0" if plain else "v")
     weight = choices.pick("loss.weight", "min-snr" if plain and predicts == "x0" else "simple")
