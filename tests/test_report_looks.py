@@ -207,3 +207,13 @@ def test_the_most_frequent_classes_are_shown():
     assert looks.most_frequent(shares, 4) == (0, 1, 2, 3)
     assert looks.most_frequent((), 120) == tuple(range(100))
     assert looks.most_frequent((), 0) == ()
+
+
+def test_noise_in_the_transparency_is_not_shown():
+    """Of pictures with transparency only what is meant as one, x_0 and its estimate, lets the page through."""
+    net = Denoiser(Constant(-1.0), make_chain("cosine", 40), "x0")
+    seen = looks.denoise(net, torch.full((4, 6, 6), -1.0), None)
+    for shown in (seen.xt, seen.eps, seen.mean):
+        assert (shown[:, 3] == 255).all()
+    assert (seen.predicted[:, 3] == 0).all() and (seen.x0[3] == 0).all()
+    assert seen.xt[:, :3].std() > 10

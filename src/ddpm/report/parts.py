@@ -191,7 +191,8 @@ def denoising(made: Material) -> str:
         "the next level shown. At the top that mean is faint, as most of xₛ is still noise. At t = 1 there is "
         "next to no noise to tell, and ε̂ is the error of x̂₀, magnified.",
         "Level t counts from clean (0) to noise; log SNR = log(α²/σ²) is the logarithm of signal over noise. "
-        "Values beyond black and white are cut; ε̂ is black at −3 and white at +3.",
+        "Values beyond black and white are cut; ε̂ is black at −3 and white at +3."
+        + (" Transparency is shown in x̂₀ alone." if made.description.config.data.channels == 4 else ""),
     )
     levels = [
         (
