@@ -13,7 +13,7 @@ from ddpm.build import build_denoiser, build_net
 from ddpm.data import load, open_source
 from ddpm.errors import UserError
 from ddpm.pipeline import Pipeline
-from ddpm.report import NAME, write
+from ddpm.report import NAME, gather, publish, publish_stopped, write
 from ddpm.report.material import newest, state_of
 from ddpm.store import Description, Facts, Run
 from ddpm.train import facts
@@ -264,3 +264,16 @@ def test_the_whole_config_stands_in_it(made):
     values = json.loads((made.folder / "config.json").read_text())["config"]
     for section, settings in values.items():
         assert all(f"{section}.{name}" in text for name in settings)
+
+
+def test_a_training_that_is_stopped_says_so_without_asking_the_model_again(made, pictures, monkeypatch):
+    log(made, (2, 4))
+    material = gather(made, pictures, state="running", **QUICK)
+    before = read(publish(material))
+    assert 'class="badge running"' in (made.folder / NAME).read_text()
+    log(made, (6, 8))
+    monkeypatch.setattr(Pipeline, "sample", lambda *a, **b: pytest.fail("sampled"))
+    after = read(publish_stopped(material))
+    assert 'class="badge stopped"' in (made.folder / NAME).read_text()
+    assert len(after.all("img")) == len(before.all("img"))
+    assert "48" in after.text  # pictures seen by step 8

@@ -35,6 +35,7 @@ from ddpm.presets import preset
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ddpm.report import Material
     from ddpm.store import Checkpoint, Description, Run
     from ddpm.train import Trainer
 
@@ -193,26 +194,25 @@ def _follow(
     from ddpm.commands.track import Tracked
     from ddpm.commands.watch import watch
     from ddpm.events import Ended, Previewed
+    from ddpm.report import publish_stopped
     from ddpm.train import fit
 
-    complete, told = False, set(trainer.pictures.skipped)
+    complete, told, made = False, set(trainer.pictures.skipped), None
     track = Tracked(trainer.accelerator, run, trainer.config, checkpoint.step if checkpoint else 0, out.print)
     with _Signals() as signals, watch(out) as show:
         for event in fit(trainer, run, description, checkpoint, lambda: bool(signals.received)):
             show(event)
             track(event)
             if isinstance(event, Previewed):
-                _report(trainer, run, replace(description, step=event.step), out)
+                made = _report(trainer, run, replace(description, step=event.step), out) or made
             complete = isinstance(event, Ended) and event.complete
     # A stream finds out only when it gets there.
     late = [one for one in trainer.pictures.skipped if one not in told]
     show_skipped(late, "pictures could not be read; the next ones stood in", out)
     if not complete:
-        folder = shlex.quote(str(run.folder))
-        out.print(
-            f"stopped; go on with: ddpm train --resume --out {folder}; bring its report up to date with: "
-            f"ddpm report {folder}"
-        )
+        if made is not None:
+            publish_stopped(made)
+        out.print(f"stopped; go on with: ddpm train --resume --out {shlex.quote(str(run.folder))}")
         return 128 + signals.received
     if not trainer.config.train.preview_every:
         _report(trainer, run, replace(description, step=trainer.config.train.steps), out)
@@ -220,15 +220,18 @@ def _follow(
     return 0
 
 
-def _report(trainer: Trainer, run: Run, description: Description, out: Console) -> None:
-    """Refreshes report.html with the weights at hand."""
-    from ddpm.report import GLANCE_SAMPLES, GLANCE_STEPS, SAMPLES, STEPS, write
+def _report(trainer: Trainer, run: Run, description: Description, out: Console) -> Material | None:
+    """Refreshes report.html with the weights at hand; what it was made from."""
+    from ddpm.report import GLANCE_SAMPLES, GLANCE_STEPS, SAMPLES, STEPS, gather, publish
 
     averaged, _ = trainer.pipelines(description, run.folder.name)
     complete = description.step >= trainer.config.train.steps
     state: Literal["running", "complete"] = "complete" if complete else "running"
     samples, steps = (SAMPLES, STEPS) if complete else (GLANCE_SAMPLES, GLANCE_STEPS)
     try:
-        write(run, trainer.pictures, pipeline=averaged, state=state, samples=samples, steps=steps)
+        made = gather(run, trainer.pictures, averaged, state=state, samples=samples, steps=steps)
+        publish(made)
+        return made
     except Exception as error:  # nothing that goes wrong in a report is worth a training's night
         out.print(f"note: report.html could not be written ({type(error).__name__}: {error})")
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,12 +14,11 @@ from ddpm.draw import page
 from ddpm.errors import UserError
 from ddpm.pipeline import Pipeline
 from ddpm.report import parts
-from ddpm.report.material import Material, State, gather
+from ddpm.report.material import LOOKED, SAMPLES, STEPS, UNOPENED, Material, State, gather
 from ddpm.store import Run
 from ddpm.version import __version__
 
 NAME = "report.html"
-SAMPLES, STEPS = 40, 25
 GLANCE_SAMPLES, GLANCE_STEPS = 20, 15  # while training, where every second is the training's
 
 
@@ -28,11 +28,11 @@ def write(
     *,
     pipeline: Pipeline | None = None,
     device: str | torch.device | None = None,
-    why: str = "the training pictures were not opened",
+    why: str = UNOPENED,
     state: State | None = None,
     samples: int = SAMPLES,
     steps: int = STEPS,
-    looked: int = 20_000,
+    looked: int = LOOKED,
 ) -> Path:
     """Writes the run's report.html, whole or not at all, and returns its path.
 
@@ -46,13 +46,24 @@ def write(
 
     UserError if there is no run. A run that someone else is training is only read.
     """
-    made = gather(run, pictures, pipeline, device, why, state, samples, steps, looked)
-    path = run.folder / NAME
+    return publish(gather(run, pictures, pipeline, device, why, state, samples, steps, looked))
+
+
+def publish(made: Material) -> Path:
+    """Writes the page of what was gathered, whole or not at all, and returns its path."""
+    path = made.run.folder / NAME
     try:
         write_bytes(path, lay_out(made).encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder's permissions") from None
     return path
+
+
+def publish_stopped(made: Material) -> Path:
+    """The same page once more when a training was told to stop: with its whole log, and no longer as running."""
+    records = made.run.records()
+    step = max([made.step, *(r["step"] for r in records if isinstance(r.get("step"), int))])
+    return publish(replace(made, records=records, step=step, state="stopped"))
 
 
 def lay_out(made: Material) -> str:

@@ -19,6 +19,8 @@ from ddpm.report.advice import number
 from ddpm.store import Description, Run
 
 State = Literal["running", "complete", "stopped"]
+SAMPLES, STEPS, LOOKED = 40, 25, 20_000  # pictures drawn, steps of DDIM for each, training pictures compared
+UNOPENED = "the training pictures were not opened"
 _STREAMED = 2_000  # pictures compared with samples where each has to be decoded for it
 _TRIES, _PAUSE = 5, 0.5
 _QUIET_SECONDS = 60.0
@@ -68,13 +70,13 @@ class Material:
 def gather(
     run: Run,
     pictures: Pictures | None,
-    pipeline: Pipeline | None,
-    device: str | torch.device | None,
-    why: str,
-    state: State | None,
-    samples: int,
-    steps: int,
-    looked: int,
+    pipeline: Pipeline | None = None,
+    device: str | torch.device | None = None,
+    why: str = UNOPENED,
+    state: State | None = None,
+    samples: int = SAMPLES,
+    steps: int = STEPS,
+    looked: int = LOOKED,
 ) -> Material:
     """Reads the run, and asks its newest averaged net; the arguments are those of `ddpm.report.write`."""
     description = run.description()
