@@ -31,3 +31,19 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return getattr(torch, request.config.getoption("--dtype"))
+
+
+@pytest.fixture
+def call(capsys):
+    """The command line: its arguments → status, output, errors."""
+    from ddpm.cli import main  # after the hook
+
+    def call(*arguments):
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as left:
+            status = left.code
+        return status, *capsys.readouterr()
+
+    return call

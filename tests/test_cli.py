@@ -13,7 +13,7 @@ from PIL import Image
 
 import ddpm
 import tiny
-from ddpm.cli import COMMANDS, main
+from ddpm.cli import COMMANDS
 from ddpm.store import Facts, Run, load_weights
 
 
@@ -27,21 +27,6 @@ def workplace(tmp_path, monkeypatch):
     yield tmp_path
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def call(capsys):
-    """main(…) → status, output, errors."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as left:
-            status = left.code
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def files(folder):

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import tiny
-from ddpm.cli import main
 from ddpm.store import Description, Facts, Run, load_weights
 
 
@@ -26,21 +25,6 @@ def workplace(tmp_path, monkeypatch):
     yield tmp_path
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def call(capsys):
-    """main(…) → status, output, errors."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as left:
-            status = left.code
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def scene(seed, size=(16, 16)):

@@ -116,7 +116,7 @@ class Slow(Source):
         return f"number {i}"
 
     def content(self, i: int) -> bytes:
-        raise NotImplementedError
+        raise AssertionError("a stream decodes, it does not copy")
 
     def place(self, i: int) -> Path | None:
         return None

@@ -286,7 +286,8 @@ def fit(
             gradient = torch.where(gradient.isfinite(), gradient, 0.0)
         sums[:3] += torch.stack([terms.loss.mean(), terms.mse.mean(), gradient.to(device)])
         quarter = (t - 1) * QUARTERS // trainer.model.chain.T
-        sums[3:].index_add_(0, quarter.to(device), terms.mse)
+        # Not waited for: the next batch is made while a GPU still works on this one.
+        sums[3:].index_add_(0, quarter.to(device, non_blocking=True), terms.mse)
         levels += torch.bincount(quarter, minlength=QUARTERS)
         stopped = stop()
         yield Stepped(step)
