@@ -223,7 +223,7 @@ def test_reverse_is_the_posterior_at_the_predicted_picture(variance, tensor, dty
 
 def test_unknown_options_are_refused():
     chain = make_chain("linear", 100)
-    for options in ({"predicts": "score"}, {"variance": "learned"}):
+    for options in ({"predicts": "score"}, {"variance": "free"}):
         with pytest.raises((UserError, jaxtyping.TypeCheckError), match=r"eps.*mean|small.*large"):
             Denoiser(nn.Identity(), chain, **options)
 

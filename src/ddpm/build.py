@@ -12,22 +12,27 @@ import torch
 
 from ddpm.chain import Chain, make_chain
 from ddpm.config import Config
-from ddpm.denoiser import Denoiser
-from ddpm.losses import Simple
+from ddpm.denoiser import LEARNED, Denoiser
+from ddpm.losses import Loss, Simple, make_loss
 from ddpm.nets import UNet
 from ddpm.timesteps import TimeSampler, make_time_sampler
 
 
 def build_net(config: Config, classes: int) -> UNet:
-    """The net with fresh weights, the same for the same seed; leaves torch's own generator alone."""
+    """The net with fresh weights, the same for the same seed; leaves torch's own generator alone.
+
+    Where the variance is learned the net has twice the pictures' channels: the mean's, then the variance's.
+    """
+    channels = config.data.channels
+    out = 2 * channels if config.denoiser.variance in LEARNED else channels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return UNet(image_channels=config.data.channels, classes=classes, **dataclasses.asdict(config.net))
+        return UNet(image_channels=channels, out_channels=out, classes=classes, **dataclasses.asdict(config.net))
 
 
 def build_chain(config: Config) -> Chain:
     """The chain the net is trained on."""
-    return make_chain(config.chain.schedule, config.chain.steps, config.chain.betas)
+    return make_chain(**dataclasses.asdict(config.chain))
 
 
 def build_denoiser(config: Config, net: torch.nn.Module) -> Denoiser:
@@ -35,11 +40,12 @@ def build_denoiser(config: Config, net: torch.nn.Module) -> Denoiser:
     return Denoiser(net, build_chain(config), **dataclasses.asdict(config.denoiser))
 
 
-def build_loss(config: Config) -> Simple:
+def build_loss(config: Config) -> Loss:
     """The loss."""
     options = dataclasses.asdict(config.loss)
     options.pop("times")
-    return Simple(**options)
+    kind, weight = options.pop("kind"), options.pop("vlb_weight")
+    return make_loss(kind, weight, Simple(**options))
 
 
 def build_time_sampler(config: Config, T: int) -> TimeSampler:

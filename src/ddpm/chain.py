@@ -38,7 +38,7 @@ class Chain:
     """Noise levels 0 … T: gamma float64[T+1], increasing from −∞; timestep float64[T+1], what the net is told.
 
     After respacing `timestep` still holds the original one: t − 1 for a chain that was never respaced, since
-    the nets of Ho et al. and OpenAI count from 0.
+    the nets of Ho et al. and OpenAI count from 0; or that times a constant.
     """
 
     gamma: np.ndarray
@@ -94,7 +94,17 @@ class Chain:
         index = np.array([0, *keep])
         return Chain(self.gamma[index], self.timestep[index])
 
+    def places(self, shorter: Chain) -> np.ndarray:
+        """Where the levels 0 … T of a chain respaced from this one are in it, int64."""
+        return np.searchsorted(self.timestep, shorter.timestep)
+
     # -- reading one ---------------------------------------------------------------------------------------
+
+    @property
+    def whole(self) -> bool:
+        """Whether it was never respaced."""
+        first = -self.timestep[0]
+        return bool(np.allclose(self.timestep, first * (np.arange(self.T + 1) - 1.0), rtol=0.0, atol=1e-6 * first))
 
     @property
     def T(self) -> int:
@@ -151,6 +161,21 @@ class Chain:
         if isinstance(t, int) and s == t - 1:
             return self._neighbours.small[t]
         return self._log_gain(t, s) - np.logaddexp(0.0, -self.gamma[_index(s)])
+
+    def log_lower(self, t: Level, s: Level) -> Any:
+        """log_small, except at s = 0, where it would be −∞: the next step's there; float64.
+
+        It is the model's small variance and the lower end of a learned one, as Ho et al. and OpenAI have them;
+        with it the paper's L_0 comes out. A chain of one step has no next step and takes log_large.
+        """
+        if isinstance(s, int):
+            return self._log_first if s == 0 else self.log_small(t, s)
+        with np.errstate(divide="ignore"):
+            return np.where(s.cpu().numpy() == 0, self._log_first, self.log_small(t, s))
+
+    @cached_property
+    def _log_first(self) -> float:
+        return float(self.log_small(2, 1) if self.T > 1 else self.log_large(1, 0))
 
     def log_large(self, t: Level, s: Level) -> Any:
         """log(σ_t² c), the variance of the step t given s (β), float64."""
@@ -242,8 +267,16 @@ def _gamma_of(alpha_bar: np.ndarray) -> np.ndarray:
     return gamma
 
 
-def make_chain(schedule: str, steps: int, betas: Sequence[float] = ()) -> Chain:
-    """The chain of a named schedule: linear, cosine, sigmoid, or betas (the numbers given)."""
+def make_chain(schedule: str, steps: int, betas: Sequence[float] = (), rescale: bool = False) -> Chain:
+    """The chain of a named schedule: linear, cosine, sigmoid, or betas (the numbers given).
+
+    rescale: the net is told (t − 1)·1000/T, so that nets for any T see the same range (Nichol & Dhariwal's code).
+    """
+    chain = _chain_of(schedule, steps, betas)
+    return Chain(chain.gamma, chain.timestep * (1000.0 / chain.T)) if rescale else chain
+
+
+def _chain_of(schedule: str, steps: int, betas: Sequence[float]) -> Chain:
     if schedule == "betas":
         return Chain.from_betas(betas)
     if steps < 1:

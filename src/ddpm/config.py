@@ -58,6 +58,16 @@ class NetConfig:
     """Groups of the normalisations."""
     patch: int = 1
     """Pictures enter as patch x patch cells: over 1, faster and coarser."""
+    style: Literal["ho", "openai"] = "ho"
+    """Padding, epsilon, time embedding and initialisation as Ho et al.'s or OpenAI's code has them."""
+    heads: int = 1
+    """Heads of each self-attention."""
+    head_channels: int = 0
+    """Channels a head, in place of a fixed number of heads; 0 for that."""
+    qkv: Literal["legacy", "split"] = "legacy"
+    """Order of attention's channels: q, k, v within each head, or all heads' q, then k, then v."""
+    scale_shift: bool = False
+    """The time embedding scales and shifts the normalised features instead of being added."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class ChainConfig:
     """T, the number of levels."""
     betas: tuple[float, ...] = ()
     """For the schedule betas: each step's noise variance."""
+    rescale: bool = False
+    """The net is told the timestep times 1000/T, as OpenAI's rescale_timesteps."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +90,8 @@ class DenoiserConfig:
 
     predicts: Literal["eps", "x0", "v", "mean"] = "eps"
     """What the net predicts."""
-    variance: Literal["small", "large"] = "large"
-    """Variance of a reverse step: small is the posterior's, large the forward step's."""
+    variance: Literal["small", "large", "learned", "learned_range"] = "large"
+    """Variance of a reverse step: the posterior's, the forward step's, or learned, freely or between the two."""
     clip: bool = True
     """Keep the predicted picture in [-1, 1] when sampling."""
 
@@ -88,6 +100,10 @@ class DenoiserConfig:
 class LossConfig:
     """What training minimises."""
 
+    kind: Literal["simple", "hybrid", "vlb"] = "simple"
+    """The error of the net's output, the variational bound, or the first plus vlb_weight of the second."""
+    vlb_weight: float = 0.001
+    """Weight of the bound, a sum of T terms in bits/dim, in hybrid."""
     error: Literal["l2", "l1", "huber"] = "l2"
     """Squared, absolute or Huber error of the net's output."""
     weight: Literal["simple", "min-snr", "p2"] = "simple"
@@ -100,7 +116,7 @@ class LossConfig:
     """Exponent of the weight p2."""
     huber_delta: float = 1.0
     """Where the Huber error turns from squared to absolute."""
-    times: Literal["uniform", "low-discrepancy"] = "uniform"
+    times: Literal["uniform", "low-discrepancy", "loss-second-moment"] = "uniform"
     """How the levels of a batch are drawn."""
 
 
@@ -183,6 +199,7 @@ class Config:
 def check(config: Config) -> Config:
     """The config itself; UserError names the option out of its range. Net sizes are checked by the net."""
     data, net, optimizer, train = config.data, config.net, config.optimizer, config.train
+    learned = config.denoiser.variance in ("learned", "learned_range")
     weighable = config.loss.weight == "simple" or config.denoiser.predicts != "mean"
     rules: list[tuple[str, Any, bool, str]] = [
         ("--data.size", data.size, min(data.size) >= 1, "is at least 1 x 1"),
@@ -201,6 +218,8 @@ def check(config: Config) -> Config:
         ),
         ("--net.blocks", net.blocks, net.blocks >= 1, "is at least 1"),
         ("--net.groups", net.groups, net.groups >= 1, "is at least 1"),
+        ("--net.heads", net.heads, net.heads >= 1, "is at least 1"),
+        ("--net.head-channels", net.head_channels, net.head_channels >= 0, "is not negative; 0 takes --net.heads"),
         ("--net.dropout", net.dropout, 0 <= net.dropout < 1, "lies in [0, 1)"),
         ("--chain.steps", config.chain.steps, config.chain.steps >= 1, "is at least 1"),
         (
@@ -209,6 +228,19 @@ def check(config: Config) -> Config:
             not config.chain.betas or config.chain.schedule == "betas",
             "needs --chain.schedule betas",
         ),
+        (
+            "--loss.kind",
+            config.loss.kind,
+            learned or config.loss.kind != "hybrid",
+            "teaches a variance; take --denoiser.variance learned_range",
+        ),
+        (
+            "--denoiser.variance",
+            config.denoiser.variance,
+            not learned or config.loss.kind != "simple",
+            "is taught by the bound alone; take --loss.kind hybrid or vlb",
+        ),
+        ("--loss.vlb-weight", config.loss.vlb_weight, config.loss.vlb_weight > 0, "is positive"),
         ("--loss.weight", config.loss.weight, weighable, "needs a net that predicts eps, x0 or v"),
         ("--loss.min-snr", config.loss.min_snr, config.loss.min_snr > 0, "is positive"),
         ("--loss.p2-k", config.loss.p2_k, config.loss.p2_k > 0, "is positive"),

@@ -7,12 +7,17 @@ Whatever the net predicts, the prediction is one of two equivalent things, tied 
     v      v = α_t ε − σ_t x_0,  x̂_0 = α_t x_t − σ_t v̂,  ε̂ = σ_t x_t + α_t v̂   (Salimans & Ho 2022, app. D)
     mean   μ̃ of q(x_{t−1}|x_t,x_0), solved for x̂_0      (Ho et al. 2020, eq. 7)
 
-and p(x_s|x_t) = q(x_s|x_t, x_0 = x̂_0) with one of two variances (Ho et al., section 3.2).
+and p(x_s|x_t) has the mean of q(x_s|x_t, x_0 = x̂_0) and one of four variances:
+
+    small, large     β̃ = σ_s² c and β = σ_t² c          (Ho et al., section 3.2)
+    learned_range    log β̃ + (v + 1)/2 · (log β − log β̃) with v a second output of the net   (Nichol & Dhariwal
+                     2021, eq. 15)
+    learned          the log-variance is v itself
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -24,21 +29,27 @@ from ddpm.errors import UserError
 from ddpm.gaussian import Gaussian
 
 Predicts = Literal["eps", "x0", "v", "mean"]
-Variance = Literal["small", "large"]
+Variance = Literal["small", "large", "learned", "learned_range"]
+LEARNED = ("learned", "learned_range")
 
 
 class Prediction(NamedTuple):
-    """The model's view of x_t: the picture in it and the noise in it, with x_t = α_t x0 + σ_t eps."""
+    """The model's view of x_t: the picture in it and the noise in it, with x_t = α_t x0 + σ_t eps.
+
+    variance_output is what the net says of the variance, None if it says nothing.
+    """
 
     x0: Float[Tensor, "B *D"]
     eps: Float[Tensor, "B *D"]
+    variance_output: Float[Tensor, "B *D"] | None = None
 
 
 class Denoiser(nn.Module):
-    """A net (x[B,*D], timestep[B], **cond) → [B,*D] on a chain.
+    """A net (x[B,C,*D], timestep[B], **cond) → [B,C,*D], or [B,2C,*D] where it learns the variance, on a chain.
 
-    `clip` keeps x̂_0 in [−1, 1] and re-derives ε̂ from it. `native` is the chain the net was trained on, which
-    a "mean" net's output refers to; it is the chain itself unless the model was respaced.
+    `clip` keeps x̂_0 in [−1, 1] and re-derives ε̂ from it. `native` is the chain the net was trained on, which the
+    outputs of "mean" and "learned" refer to; it is the chain itself unless the model was respaced. A net of 2C
+    channels may be given a fixed variance: its second half is then left out.
     """
 
     def __init__(
@@ -51,18 +62,15 @@ class Denoiser(nn.Module):
         native: Chain | None = None,
     ):
         super().__init__()
-        if (
-            predicts == "mean"
-            and native is None
-            and not np.array_equal(chain.timestep, np.arange(chain.T + 1) - 1)
-        ):
-            raise ValueError(
-                "a net that predicts the mean needs `native`, the chain it was trained on, on a respaced one"
-            )
-        if predicts not in ("eps", "x0", "v", "mean"):
+        if predicts not in get_args(Predicts):
             raise UserError(f"--denoiser.predicts {predicts}: takes eps, x0, v or mean")
-        if variance not in ("small", "large"):
-            raise UserError(f"--denoiser.variance {variance}: takes small or large")
+        if variance not in get_args(Variance):
+            raise UserError(f"--denoiser.variance {variance}: takes small, large, learned or learned_range")
+        if (predicts == "mean" or variance == "learned") and native is None and not chain.whole:
+            raise ValueError(
+                "a net that predicts the mean or the log-variance needs `native`, the chain it was trained on, on "
+                "a respaced one"
+            )
         self.net, self.chain, self.native = net, chain, native or chain
         self.predicts, self.variance, self.clip = predicts, variance, clip
 
@@ -70,13 +78,29 @@ class Denoiser(nn.Module):
         """What the model sees in x_t at level t ≥ 1."""
         return self.read(self.output(xt, t, **cond), xt, t)
 
-    def output(self, xt: Float[Tensor, "B *D"], t: Level, **cond: Any) -> Float[Tensor, "B *D"]:
+    def output(self, xt: Float[Tensor, "B *D"], t: Level, **cond: Any) -> Float[Tensor, "B ..."]:
         """The net's own output, which `read` and the losses give a meaning."""
         output: Tensor = self.net(xt, self.chain.told(t, len(xt), xt.device), **cond)
         return output
 
-    def read(self, output: Float[Tensor, "B *D"], xt: Float[Tensor, "B *D"], t: Level) -> Prediction:
-        """The net's output as a prediction."""
+    def parts(
+        self, output: Float[Tensor, "B ..."], xt: Float[Tensor, "B *D"]
+    ) -> tuple[Float[Tensor, "B *D"], Float[Tensor, "B *D"] | None]:
+        """The net's output for the mean, and for the variance (None if there is none)."""
+        if output.shape == xt.shape:
+            if self.variance in LEARNED:
+                raise UserError(
+                    f"--denoiser.variance {self.variance}: this net gives no variance; take small or large"
+                )
+            return output, None
+        of_mean, of_variance = output.chunk(2, dim=1)
+        return of_mean, of_variance
+
+    def read(
+        self, output: Float[Tensor, "B ..."], xt: Float[Tensor, "B *D"], t: Level, clip: bool | None = None
+    ) -> Prediction:
+        """The net's output as a prediction; clip in place of the model's own where it is given."""
+        output, of_variance = self.parts(output, xt)
         alpha, sigma = self.chain.alpha(t, xt), self.chain.sigma(t, xt)
         if self.predicts == "eps":
             x0 = mix(1.0, xt, -sigma, output).div_(alpha)
@@ -87,16 +111,16 @@ class Denoiser(nn.Module):
         else:
             of_x0, of_xt = self._native_posterior(t)
             x0 = mix(1.0, output, -spread(of_xt, xt), xt).div_(spread(of_x0, xt))
-        if self.clip:
+        if self.clip if clip is None else clip:
             x0 = x0.clamp(-1.0, 1.0)
         elif self.predicts == "eps":
-            return Prediction(x0, output)
+            return Prediction(x0, output, of_variance)
         elif self.predicts == "v":
-            return Prediction(x0, mix(sigma, xt, alpha, output))
-        return Prediction(x0, mix(1.0, xt, -alpha, x0).div_(sigma))
+            return Prediction(x0, mix(sigma, xt, alpha, output), of_variance)
+        return Prediction(x0, mix(1.0, xt, -alpha, x0).div_(sigma), of_variance)
 
     def target(self, x0: Float[Tensor, "B *D"], eps: Float[Tensor, "B *D"], t: Level) -> Float[Tensor, "B *D"]:
-        """The output a perfect net would give for x_t = α_t x0 + σ_t eps."""
+        """The output (its part for the mean) a perfect net would give for x_t = α_t x0 + σ_t eps."""
         if self.predicts == "eps":
             return eps
         if self.predicts == "x0":
@@ -110,33 +134,54 @@ class Denoiser(nn.Module):
     def reverse(self, xt: Float[Tensor, "B *D"], t: Level, s: Level, prediction: Prediction) -> Gaussian:
         """p(x_s|x_t) for levels s < t."""
         mean = self.chain.posterior_mean(prediction.x0, xt, t, s)
-        return Gaussian(mean, spread(self.log_variance(t, s), xt))
+        if self.variance not in LEARNED:
+            return Gaussian(mean, spread(self.log_variance(t, s), xt))
+        assert prediction.variance_output is not None  # parts() refuses a net without
+        return Gaussian(mean, self._learned(prediction.variance_output, t, s))
 
     def log_variance(self, t: Level, s: Level) -> Any:
-        """Log-variance of p(x_s|x_t), float64: σ_s² c ("small", β̃) or σ_t² c ("large", β).
-
-        At s = 0, where β̃ is 0, both take the next step's small one, as Ho et al. and OpenAI do; with it the
-        paper's L_0 comes out. A chain of one step has no next step and uses log β.
-        """
-        log_variance = self.chain.log_small if self.variance == "small" else self.chain.log_large
+        """Log-variance of p(x_s|x_t) where it is fixed, float64; at s = 0 both are Chain.log_lower."""
+        if self.variance == "small":
+            return self.chain.log_lower(t, s)
         if isinstance(s, int):
-            return self._log_first() if s == 0 else log_variance(t, s)
-        with np.errstate(divide="ignore"):
-            return np.where(s.cpu().numpy() == 0, self._log_first(), log_variance(t, s))
+            return self.chain.log_large(t, s) if s > 0 else self.chain.log_lower(t, s)
+        return np.where(s.cpu().numpy() > 0, self.chain.log_large(t, s), self.chain.log_lower(t, s))
 
-    def _log_first(self) -> Any:
-        return self.chain.log_small(2, 1) if self.chain.T > 1 else self.chain.log_large(1, 0)
+    def _learned(self, v: Float[Tensor, "B *D"], t: Level, s: Level) -> Float[Tensor, "B *D"]:
+        """The log-variance that the net's output stands for."""
+        if self.variance == "learned" and self.chain is self.native:
+            return v
+        lower, upper = self.chain.log_lower(t, s), self.chain.log_large(t, s)
+        place = self._place(v, t) if self.variance == "learned" else 0.5 * (v + 1.0)
+        return spread(lower, v) + spread(upper - lower, v) * place
+
+    def _place(self, v: Float[Tensor, "B *D"], t: Level) -> Float[Tensor, "B *D"]:
+        """Where a log-variance learned for the native step t → t − 1 lies between its β̃ (0) and β (1).
+
+        On a respaced chain it keeps its place. The best variance for pictures lies between the two (Ho et al.,
+        section 3.2), and without the limits small errors would grow with the stride.
+        """
+        level = self._native_level(t)
+        lower, upper = self.native.log_lower(level, level - 1), self.native.log_large(level, level - 1)
+        room = np.maximum(upper - lower, np.finfo(np.float64).tiny)  # a chain of one step has none
+        return ((v - spread(lower, v)) / spread(room, v)).clamp(0.0, 1.0)
 
     def respace(self, spec: Any) -> Denoiser:
         """The same net on fewer levels (see Chain.respace)."""
-        chain = self.chain.respace(spec)
-        return Denoiser(self.net, chain, self.predicts, self.variance, self.clip, self.native)
+        return Denoiser(self.net, self.chain.respace(spec), self.predicts, self.variance, self.clip, self.native)
+
+    def with_variance(self, variance: Variance) -> Denoiser:
+        """The same net and chain with another variance."""
+        return Denoiser(self.net, self.chain, self.predicts, variance, self.clip, self.native)
 
     def _native_posterior(self, t: Level) -> tuple[Any, Any]:
         """Posterior weights of the step t → t − 1 on the chain the net was trained on."""
-        level: Level
-        if isinstance(t, int):
-            level = round(self.chain.timestep[t]) + 1
-        else:
-            level = torch.from_numpy(self.chain.timestep[t.cpu().numpy()]).round().long() + 1
+        level = self._native_level(t)
         return self.native.posterior_weights(level, level - 1)
+
+    def _native_level(self, t: Level) -> Level:
+        """The level of the native chain that level t of the chain is."""
+        if self.chain is self.native:
+            return t
+        place = self.native.places(self.chain)
+        return int(place[t]) if isinstance(t, int) else torch.from_numpy(place[t.cpu().numpy()])

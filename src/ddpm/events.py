@@ -28,7 +28,8 @@ class Logged:
     """Means over the steps since the last one of these.
 
     quarters: the net's squared error at the levels of each quarter of the chain, clean to noisy; None where none
-    was drawn. gradient: norm before clipping. seconds: spent training so far, seconds_left: still to come.
+    was drawn. gradient: norm before clipping. seconds: spent training so far, seconds_left: still to come. vlb:
+    the bound's T terms in bits/dim (without the prior), of the losses that know them.
     """
 
     step: int
@@ -40,6 +41,7 @@ class Logged:
     pictures_per_second: float
     seconds: float
     seconds_left: float
+    vlb: float | None = None
 
 
 @dataclass(frozen=True)

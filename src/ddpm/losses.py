@@ -1,19 +1,26 @@
-"""What training minimises: an error of the net's output, weighted by the level.
+"""What training minimises: an error of the net's output, weighted by the level, or the variational bound.
 
-A weight is a function of the SNR on the error of x̂_0; the parameterisation only rescales it, since
+    simple    an error of the output
+    vlb       the bound itself: T times the term of one level, an estimate of their sum
+    hybrid    simple + 0.001 vlb, where vlb teaches the variance alone     (Nichol & Dhariwal 2021, section 3.1)
+
+A weight of `simple` is a function of the SNR on the error of x̂_0; the parameterisation only rescales it, since
 
     ‖x_0 − x̂_0‖² · {x0: 1, eps: snr, v: snr + 1} = ‖target − output‖²
 
     simple    1 on the net's own error               (Ho et al. 2020, eq. 14 for eps)
     min-snr   min(snr, 5) on x̂_0's error             (Hang et al. 2023, "Efficient diffusion training")
     p2        snr/(k + snr)^g on x̂_0's error         (Choi et al. 2022, eq. 7)
+
+The bound is taken of unclipped predictions, since a clipped pixel would teach nothing.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -21,21 +28,40 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ddpm.denoiser import Denoiser
+from ddpm.bound import term
+from ddpm.denoiser import LEARNED, Denoiser, Prediction
 from ddpm.errors import UserError
 
 _NONE: Mapping[str, Any] = {}
 
 
 class Terms(NamedTuple):
-    """Per picture: the weighted loss, and the net's plain squared error to compare runs by."""
+    """Per picture: the weighted loss; the net's plain squared error to compare runs by; and, of the losses that
+    know it, the bound's T terms in bits/dim as estimated from one of them."""
 
     loss: Float[Tensor, "B"]
     mse: Float[Tensor, "B"]
+    vlb: Float[Tensor, "B"] | None = None
 
 
+class Loss(ABC):
+    """What a batch's levels and noise cost."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: Denoiser,
+        x0: Float[Tensor, "B *D"],
+        t: Int64[Tensor, "B"],
+        noise: Float[Tensor, "B *D"],
+        cond: Mapping[str, Any] = _NONE,
+    ) -> Terms:
+        """The terms for pictures x0 in [−1, 1], noised to levels t ≥ 1 by standard normal noise."""
+
+
+@final
 @dataclass(frozen=True)
-class Simple:
+class Simple(Loss):
     """L_simple: the error of the net's output, its mean over each picture, weighted.
 
     error: l2 squared, l1 absolute, huber with threshold huber_delta. weight: simple, min-snr or p2.
@@ -64,7 +90,18 @@ class Simple:
     ) -> Terms:
         """The terms for pictures x0 in [−1, 1], noised to levels t ≥ 1 by standard normal noise."""
         xt = model.chain.q(x0, t).sample(noise)
-        output = model.output(xt, t, **cond).float()
+        output, _ = model.parts(model.output(xt, t, **cond).to(x0.dtype), xt)
+        return self.of(model, output, x0, t, noise)
+
+    def of(
+        self,
+        model: Denoiser,
+        output: Float[Tensor, "B *D"],
+        x0: Float[Tensor, "B *D"],
+        t: Int64[Tensor, "B"],
+        noise: Float[Tensor, "B *D"],
+    ) -> Terms:
+        """The terms for the net's output for the mean."""
         target = model.target(x0, noise, t)
         mse = (output - target).square().flatten(1).mean(1)
         if self.error == "l2":
@@ -95,3 +132,67 @@ def _rescale(predicts: str, snr: np.ndarray) -> np.ndarray:
     if predicts == "v":
         return snr + 1.0
     raise UserError("--loss.weight: a net that predicts the mean is trained with the weight simple")
+
+
+@final
+@dataclass(frozen=True)
+class Vlb(Loss):
+    """L_vlb: T times the bound's term at t, in bits/dim, so that its mean over t is the sum of all terms."""
+
+    simple: Simple = field(default_factory=Simple)
+
+    def __call__(
+        self,
+        model: Denoiser,
+        x0: Float[Tensor, "B *D"],
+        t: Int64[Tensor, "B"],
+        noise: Float[Tensor, "B *D"],
+        cond: Mapping[str, Any] = _NONE,
+    ) -> Terms:
+        xt = model.chain.q(x0, t).sample(noise)
+        output = model.output(xt, t, **cond).to(x0.dtype)
+        vlb = model.chain.T * term(model, x0, xt, t, t - 1, model.read(output, xt, t, clip=False))
+        with torch.no_grad():
+            mse = self.simple.of(model, model.parts(output, xt)[0], x0, t, noise).mse
+        return Terms(vlb, mse, vlb.detach())
+
+
+@final
+@dataclass(frozen=True)
+class Hybrid(Loss):
+    """L_simple + weight · L_vlb; the mean is held fixed in the second, which so teaches the variance alone."""
+
+    simple: Simple = field(default_factory=Simple)
+    weight: float = 0.001
+
+    def __call__(
+        self,
+        model: Denoiser,
+        x0: Float[Tensor, "B *D"],
+        t: Int64[Tensor, "B"],
+        noise: Float[Tensor, "B *D"],
+        cond: Mapping[str, Any] = _NONE,
+    ) -> Terms:
+        if model.variance not in LEARNED:
+            raise UserError(
+                f"--loss.kind hybrid: teaches a variance, and {model.variance} is fixed; take "
+                "--denoiser.variance learned_range"
+            )
+        xt = model.chain.q(x0, t).sample(noise)
+        output = model.output(xt, t, **cond).to(x0.dtype)
+        seen = model.read(output, xt, t, clip=False)
+        held = Prediction(seen.x0.detach(), seen.eps.detach(), seen.variance_output)
+        vlb = model.chain.T * term(model, x0, xt, t, t - 1, held)
+        simple = self.simple.of(model, model.parts(output, xt)[0], x0, t, noise)
+        return Terms(simple.loss + self.weight * vlb, simple.mse, vlb.detach())
+
+
+def make_loss(kind: str, vlb_weight: float, simple: Simple) -> Loss:
+    """The loss of a name: simple, hybrid or vlb."""
+    if kind == "simple":
+        return simple
+    if kind == "hybrid":
+        return Hybrid(simple, vlb_weight)
+    if kind == "vlb":
+        return Vlb(simple)
+    raise UserError(f"--loss.kind {kind}: takes simple, hybrid or vlb")

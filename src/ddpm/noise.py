@@ -40,6 +40,8 @@ class Purpose(IntEnum):
     CROP = 7
     HELD_OUT = 8
     SPLIT = 9
+    BOUND = 10
+    BOUND_TIME = 11
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

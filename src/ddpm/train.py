@@ -35,11 +35,12 @@ HELD_OUT = 256  # pictures at the most, of either kind
 
 
 class Result(NamedTuple):
-    """A step's terms [B], the gradient's norm before clipping, and the levels int64[B]."""
+    """A step's terms [B], the gradient's norm before clipping, the levels int64[B] and their weights [B]."""
 
     terms: Terms
     gradient: Tensor
     t: Tensor
+    weight: Tensor
 
 
 class Trainer:
@@ -107,7 +108,7 @@ class Trainer:
             cond = {} if labels is None else {"label": labels[part].to(device)}
             terms = self.loss(self.model, x0[part], t[part], noise[part], cond)
             self.accelerator.backward((terms.loss * weight[part].to(device)).sum() / train.batch)
-            parts.append(Terms(terms.loss.detach(), terms.mse))
+            parts.append(Terms(terms.loss.detach(), terms.mse, terms.vlb))
         clip = self.config.optimizer.clip or math.inf
         gradient = self.accelerator.clip_grad_norm_(self.parameters, clip)
         for group in self.optimizer.param_groups:
@@ -117,9 +118,11 @@ class Trainer:
         decay = ema_decay(self.config.optimizer.ema, k)
         with torch.no_grad():
             torch._foreach_lerp_(self.averages, self.parameters, 1.0 - decay)
-        terms = Terms(*(torch.cat(values) for values in zip(*parts, strict=True)))
-        self.times.update(t, terms.loss)
-        return Result(terms, torch.as_tensor(gradient), t)
+        loss, mse, vlb = zip(*parts, strict=True)
+        terms = Terms(torch.cat(loss), torch.cat(mse), None if vlb[0] is None else torch.cat(vlb))
+        if self.times.learns:  # waits for the device, which the others need not
+            self.times.update(t, self.accelerator.gather(terms.loss))
+        return Result(terms, torch.as_tensor(gradient), t, weight.to(device))
 
     def _dropout_seed(self, k: int, part: int) -> int:
         address = torch.tensor([self.accelerator.process_index])
@@ -164,13 +167,16 @@ class Trainer:
     # -- state ---------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint holds: model, ema, and the optimizer's tensors by parameter name."""
+        """What a checkpoint holds: model, ema, the optimizer's tensors by parameter name, and the losses that a
+        time sampler remembers."""
         state = self.optimizer.state_dict()["state"]
         names = [name for name, _ in self.plain.named_parameters()]
+        times = self.times.tensors()
         return {
             "model": self.plain.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": {f"{names[i]}:{key}": value for i, part in state.items() for key, value in part.items()},
+            **({"times": times} if times else {}),
         }
 
     def state(self) -> dict[str, Any]:
@@ -192,6 +198,8 @@ class Trainer:
                 value = torch.empty_like(self.parameters[number], dtype=value.dtype).copy_(value)
             state.setdefault(number, {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        if self.times.learns:
+            self.times.restore(checkpoint.tensors("times"))
         if self.accelerator.scaler is not None and "scaler" in checkpoint.state:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
 
@@ -258,11 +266,12 @@ def fit(
 
     # What the next line of the log will be the mean of; part of a checkpoint, so that resuming keeps the log.
     device = trainer.accelerator.device
-    sums, levels = torch.zeros(3 + QUARTERS, device=device), torch.zeros(QUARTERS, dtype=torch.int64)
+    sums, levels = torch.zeros(3 + QUARTERS + 1, device=device), torch.zeros(QUARTERS, dtype=torch.int64)
     since, before = start, 0.0
     if checkpoint:
         window = checkpoint.state["window"]
-        since, sums, levels = window["since"], sums.new_tensor(window["sums"]), levels.new_tensor(window["levels"])
+        since, levels = window["since"], levels.new_tensor(window["levels"])
+        sums[: len(window["sums"])] = sums.new_tensor(window["sums"])
         before = float(checkpoint.state["seconds"])
     began = time.perf_counter() - before
 
@@ -280,20 +289,24 @@ def fit(
     saved = start if checkpoint else -1
     step, stopped = start, start < steps and stop()
     while step < steps and not stopped:
-        terms, gradient, t = trainer.step(step)
+        terms, gradient, t, weight = trainer.step(step)
         step += 1
         if trainer.accelerator.scaler is not None:  # it skips a gradient that overflows in half precision
             gradient = torch.where(gradient.isfinite(), gradient, 0.0)
-        sums[:3] += torch.stack([terms.loss.mean(), terms.mse.mean(), gradient.to(device)])
+        # Weighted, they are means over levels drawn evenly, whatever drew them.
+        loss, mse = (weight * terms.loss).mean(), (weight * terms.mse).mean()
+        sums[:3] += torch.stack([loss, mse, gradient.to(device)])
+        if terms.vlb is not None:
+            sums[-1] += (weight * terms.vlb).mean()
         quarter = (t - 1) * QUARTERS // trainer.model.chain.T
         # Not waited for: the next batch is made while a GPU still works on this one.
-        sums[3:].index_add_(0, quarter.to(device, non_blocking=True), terms.mse)
+        sums[3:-1].index_add_(0, quarter.to(device, non_blocking=True), terms.mse)
         levels += torch.bincount(quarter, minlength=QUARTERS)
         stopped = stop()
         yield Stepped(step)
         if step % train.log_every == 0 or step == steps:
             check_finite(step)
-            loss, mse, norm, *errors = sums.tolist()
+            loss, mse, norm, *errors, vlb = sums.tolist()
             now = time.perf_counter()
             speed = (step - clocked) * train.batch / (now - clock)
             logged = Logged(
@@ -306,6 +319,7 @@ def fit(
                 speed,
                 now - began,
                 (steps - step) * train.batch / speed,
+                vlb / (step - since) if terms.vlb is not None else None,
             )
             run.log(_record(logged, train.batch))
             yield logged
@@ -350,6 +364,7 @@ def _record(logged: Logged, batch: int) -> dict[str, Any]:
         "loss": logged.loss,
         "mse": logged.mse,
         "quarters": list(logged.quarters),
+        **({} if logged.vlb is None else {"vlb": logged.vlb}),
         "lr": logged.lr,
         "gradient": logged.gradient,
         "pictures_per_second": round(logged.pictures_per_second, 2),

@@ -281,7 +281,7 @@ def panels(chains: dict[str, Chain], kept: dict[str, Chain] | None = None) -> li
         dots: tuple[Any, Any] = (None, None)
         if kept:
             gamma = kept[name].gamma[1:]
-            at = (kept[name].timestep[1:] + 1) / chain.T  # what the net is told counts from 0
+            at = chain.places(kept[name])[1:] / chain.T
             dots = (at, alpha_bar(gamma)), (at, -gamma)
         share.append(Line(name, t, alpha_bar(chain.gamma), dots[0]))
         ratio.append(Line(name, t[1:], -chain.gamma[1:], dots[1]))  # at t = 0 it is infinite
