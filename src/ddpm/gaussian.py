@@ -10,13 +10,14 @@ Logarithms of probabilities are natural ones (nats), one an element: who sums th
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 _HIGHEST = 255  # of a pixel
+_HALF = math.sqrt(0.5)
 
 
 class Gaussian(NamedTuple):
@@ -60,22 +61,46 @@ class Gaussian(NamedTuple):
         lower = ((2.0 * k - 1.0) / _HIGHEST - 1.0 - self.mean) / std
         upper = upper.masked_fill(k >= _HIGHEST, math.inf)
         lower = lower.masked_fill(k <= 0, -math.inf)
-        return _log_normal_mass(lower, upper)
+        log_mass: Tensor = _LogNormalMass.apply(lower, upper)
+        return log_mass
 
     @property
     def _precision(self) -> Float[Tensor, "B ..."] | float:
         return (-self.logvar).exp() if isinstance(self.logvar, Tensor) else math.exp(-self.logvar)
 
 
-def _log_normal_mass(lower: Float[Tensor, "B *D"], upper: Float[Tensor, "B *D"]) -> Float[Tensor, "B *D"]:
-    """log(Φ(upper) − Φ(lower)) for lower < upper."""
-    # Both are moved to the lower tail, where log Φ has all its digits.
-    flip = lower + upper > 0
-    far, near = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
-    log_near = torch.special.log_ndtr(near)
-    # An open bin has nothing to take away, and log Φ(−∞) no gradient.
-    open_end = far == -math.inf
-    log_far = torch.special.log_ndtr(far.masked_fill(open_end, -1.0))
-    share = torch.where(open_end, 0.0, torch.exp(log_far - log_near))
-    mass: Tensor = log_near + torch.log1p(-share)
-    return mass
+class _LogNormalMass(torch.autograd.Function):
+    """log(Φ(b) − Φ(a)) for a < b, either of which may be infinite.
+
+    torch.special.log_ndtr would do but for its gradient, which overflows a few thousand deviations out. The scaled
+    erfcx(x) = exp(x²) erfc(x) keeps both: with a ≤ b ≤ 0,
+
+        Φ(b) − Φ(a) = ½ exp(−b²/2) (erfcx(−b/√2) − exp((b² − a²)/2) erfcx(−a/√2))
+    """
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, upper: Tensor) -> Tensor:
+        flip = lower + upper > 0  # to the lower tail, or to an interval about 0 that reaches further down
+        a, b = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
+        across = b > 0
+        tail, fall = b.clamp(max=0.0), torch.exp(0.5 * (b - a) * (b + a))
+        scaled = torch.special.erfcx(-_HALF * tail) - fall * torch.special.erfcx(-_HALF * a.clamp(max=0.0))
+        middle = 0.5 * (torch.erf(_HALF * b) - torch.erf(_HALF * a))
+        outside = 0.5 * (torch.erfc(_HALF * b) + torch.erfc(-_HALF * a))
+        log_mass = torch.where(
+            across,
+            torch.where(b > 0.5, torch.log1p(-outside), middle.log()),
+            scaled.mul(0.5).log() - 0.5 * tail.square(),
+        )
+        # φ/(Φ(b) − Φ(a)) at both ends
+        at_b = math.sqrt(2.0 / math.pi) * torch.where(
+            across, 0.5 * torch.exp(-0.5 * b.square()) / middle, 1.0 / scaled
+        )
+        at_a = at_b * fall
+        ctx.save_for_backward(torch.where(flip, -at_b, -at_a), torch.where(flip, at_a, at_b))
+        return log_mass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        of_lower, of_upper = ctx.saved_tensors
+        return gradient * of_lower, gradient * of_upper
