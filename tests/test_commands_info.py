@@ -22,6 +22,14 @@ LISTED = {
     "lsun-bedroom256-large": ("256 x 256", "255,677,955", "64", "1,150,000", "4.90"),
     "lsun-church256": ("256 x 256", "113,673,219", "64", "1,200,000", "7.89"),
     "lsun-cat256": ("256 x 256", "113,673,219", "64", "1,800,000", "19.75"),
+    # Nichol & Dhariwal 2021, tables 1, 2 and 4; parameters as counted by diffusers in test_presets.py.
+    "iddpm-cifar10-simple": ("32 x 32", "52,542,979", "128", "500,000", "3.05"),
+    "iddpm-cifar10-hybrid": ("32 x 32", "52,546,438", "128", "500,000", "3.19"),
+    "iddpm-cifar10-vlb": ("32 x 32", "52,546,438", "128", "500,000", "11.47"),
+    "iddpm-imagenet64-simple": ("64 x 64", "121,060,483", "128", "1,500,000"),
+    "iddpm-imagenet64-hybrid": ("64 x 64", "121,063,942", "128", "1,500,000", "19.20*"),
+    "iddpm-imagenet64-vlb": ("64 x 64", "121,063,942", "128", "1,500,000", "40.10*"),
+    "iddpm-imagenet64-cond": ("64 x 64", "273,049,350", "2048", "250,000", "2.92"),
 }
 
 
@@ -32,9 +40,23 @@ def test_presets_are_listed_with_size_and_origin(capsys):
     assert set(rows) == set(LISTED) == set(PRESETS) == set(ORIGINS)
     for name, cells in LISTED.items():
         found = " ".join(rows[name].split())
-        assert found == " ".join([name, *cells, f"Ho et al. 2020, {ORIGINS[name].where}"])
-    # columns stand under their headings
-    assert len({line.index("Ho et al.") for line in rows.values()} | {lines[0].index("origin")}) == 1
+        paper = "Nichol & Dhariwal 2021" if name.startswith("iddpm") else "Ho et al. 2020"
+        assert found == " ".join([name, *cells, f"{paper}, {ORIGINS[name].where}"])
+    # columns stand under their headings, figures below each other with or without a star
+    starts = {max(line.find("Ho et al."), line.find("Nichol &")) for line in rows.values()}
+    assert starts == {lines[0].index("origin")}
+    figures = [(rows[name], cells[4]) for name, cells in LISTED.items() if len(cells) == 5]
+    ends = {line.index(fid) + len(fid.rstrip("*")) for line, fid in figures}
+    assert ends == {lines[0].index("FID") + 2}
+    assert lines[-1].startswith("FID: the paper's, of 50,000 samples, * of 10,000;")
+
+
+def test_a_preset_with_classes_is_counted_with_them(capsys):
+    assert main(["info", "iddpm-imagenet64-cond"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[1] == "273,049,350 parameters with 1,000 classes"
+    assert main(["info", "iddpm-imagenet64-vlb"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "121,063,942 parameters"
 
 
 @pytest.mark.parametrize("name", PRESETS)

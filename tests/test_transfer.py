@@ -5,7 +5,7 @@ import torch
 
 import ddpm
 import tiny
-from ddpm.build import build_net
+from ddpm.build import build_chain, build_denoiser, build_net
 from ddpm.config import Config
 from ddpm.errors import UserError
 from ddpm.store import Facts
@@ -93,6 +93,114 @@ def test_pictures_without_classes_start_from_the_average_embedding(zoo):
         output(tiny.config(), weights, 0, None), output(tiny.config(), mixed, 3, [0, 0, 0]), rtol=1e-5, atol=1e-5
     )
     assert notes == ("the model's 3 classes are averaged: these pictures have none",)
+
+
+def learning(folder, variance, **changes):
+    kind = {} if variance in ("small", "large") else {"loss__kind": "hybrid", "loss__vlb_weight": 0.002}
+    return open_origin(str(tiny.run(folder, PLAIN, denoiser__variance=variance, **kind, **changes).folder))
+
+
+def reverse(config, weights, x, t):
+    """p(x_s|x_t) for s = t − 1, and the net's own output."""
+    net = build_net(config, 0).eval()
+    net.load_state_dict(weights)
+    model = build_denoiser(config, net)
+    with torch.no_grad():
+        return model.reverse(x, t, t - 1, model(x, t)), model.output(x, t)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("before", ["small", "large"])
+def test_a_fixed_variance_becomes_a_learned_one(tmp_path, before, patch):
+    """The mean stays; the log-variance starts halfway between log β̃ and log β, from the chain's own tables."""
+    origin = learning(tmp_path / "zoo", before, net__patch=patch)
+    had = origin.description.config
+    config = had.with_(denoiser__variance="learned_range", loss__kind="hybrid")
+    weights, notes = starting_weights(config, (), origin)
+    assert notes == ("the model knows no learned_range variance: it starts at the middle of its range",)
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    chain = build_chain(config)
+    for t in (2, 17, 40):
+        (mean, _), _ = reverse(had, origin.weights, x, t)
+        (now, logvar), output = reverse(config, weights, x, t)
+        assert output.shape == (3, 2, 8, 8) and torch.equal(output[:, 1:], torch.zeros(3, 1, 8, 8))
+        torch.testing.assert_close(now, mean, rtol=1e-6, atol=1e-6)
+        middle = (chain.log_small(t, t - 1) + chain.log_large(t, t - 1)) / 2
+        torch.testing.assert_close(logvar, torch.full_like(logvar, middle))
+    config = had.with_(denoiser__variance="learned", loss__kind="vlb")
+    weights, notes = starting_weights(config, (), origin)
+    assert notes == ("the model knows no learned variance: it starts at 1, whatever the level",)
+    _, logvar = reverse(config, weights, x, 17)[0]
+    assert torch.equal(logvar.expand_as(x), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("before", ["learned", "learned_range"])
+def test_a_learned_variance_becomes_a_fixed_one(tmp_path, before, patch):
+    origin = learning(tmp_path / "zoo", before, net__patch=patch)
+    had = origin.description.config
+    config = had.with_(denoiser__variance="small", loss__kind="simple")
+    weights, notes = starting_weights(config, (), origin)
+    assert notes == ("the model's learned variance is left out: small takes its place",)
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    (mean, _), both = reverse(had, origin.weights, x, 17)
+    (now, logvar), output = reverse(config, weights, x, 17)
+    torch.testing.assert_close(output, both[:, :1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(now, mean, rtol=1e-6, atol=1e-6)
+    assert float(logvar) == pytest.approx(float(build_chain(config).log_small(17, 16)))
+
+
+def test_a_variance_learned_otherwise_starts_over(tmp_path):
+    origin = learning(tmp_path / "zoo", "learned")
+    config = origin.description.config.with_(denoiser__variance="learned_range")
+    weights, notes = starting_weights(config, (), origin)
+    assert notes == ("the model knows no learned_range variance: it starts at the middle of its range",)
+    assert torch.equal(weights["conv_out.weight"][:1], origin.weights["conv_out.weight"][:1])
+    assert not weights["conv_out.weight"][1:].any() and not weights["conv_out.bias"][1:].any()
+    assert len(weights["conv_out.bias"]) == 2
+
+
+@pytest.mark.parametrize(("before", "after"), [("small", "large"), ("large", "small"), ("learned", "learned")])
+def test_the_same_outputs_are_taken_as_they_are(tmp_path, before, after):
+    origin = learning(tmp_path / "zoo", before)
+    config = origin.description.config.with_(denoiser__variance=after)
+    weights, notes = starting_weights(config, (), origin)
+    assert notes == () and all(torch.equal(weights[key], value) for key, value in origin.weights.items())
+
+
+def test_what_taught_a_variance_goes_on_teaching_it(tmp_path):
+    origin = learning(tmp_path / "zoo", "learned_range")
+    values, _ = settings(origin, {})
+    assert (values["loss.kind"], values["loss.vlb_weight"]) == ("hybrid", 0.002)
+    values, _ = settings(origin, {"loss.kind": "vlb", "denoiser.variance": "learned"})
+    assert (values["loss.kind"], values["denoiser.variance"]) == ("vlb", "learned")
+    values, _ = settings(origin, {"denoiser.variance": "large"})
+    assert "loss.kind" not in values
+    values, _ = settings(learning(tmp_path / "fixed", "large"), {})
+    assert "loss.kind" not in values and values["denoiser.variance"] == "large"
+
+
+def test_the_loss_asked_for_brings_the_variance_it_needs(zoo, tmp_path):
+    assert zoo.description.config.denoiser.variance == "large"
+    assert settings(zoo, {"loss.kind": "hybrid"})[0]["denoiser.variance"] == "learned_range"
+    assert settings(zoo, {"loss.kind": "vlb"})[0]["denoiser.variance"] == "large"  # the bound of a fixed one
+    learned = dict(denoiser__variance="learned_range", loss__kind="hybrid")
+    origin = open_origin(str(tiny.run(tmp_path / "learned", **learned).folder))
+    assert settings(origin, {"loss.kind": "simple"})[0]["denoiser.variance"] == "large"
+    assert settings(origin, {"loss.kind": "vlb"})[0]["denoiser.variance"] == "learned_range"
+
+
+def test_attention_s_options_are_the_weights_own(tmp_path):
+    """They leave no trace in the weights' shapes, so only the description can refuse."""
+    origin = open_origin(str(tiny.run(tmp_path / "zoo", net__heads=2, net__style="openai").folder))
+    for name, value, message in (
+        ("net.heads", 4, "--net.heads 4: .*zoo was trained with 2"),
+        ("net.qkv", "split", "--net.qkv split: .*zoo was trained with legacy"),
+        ("net.style", "ho", "--net.style ho: .*zoo was trained with openai"),
+        ("chain.rescale", True, "--chain.rescale True: .*zoo was trained with False"),
+    ):
+        with pytest.raises(UserError, match=message):
+            settings(origin, {name: value})
 
 
 def test_weights_that_are_not_the_net_described(zoo):

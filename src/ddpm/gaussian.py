@@ -61,7 +61,7 @@ class Gaussian(NamedTuple):
         lower = ((2.0 * k - 1.0) / _HIGHEST - 1.0 - self.mean) / std
         upper = upper.masked_fill(k >= _HIGHEST, math.inf)
         lower = lower.masked_fill(k <= 0, -math.inf)
-        log_mass: Tensor = _LogNormalMass.apply(lower, upper)
+        log_mass: Tensor = _LogNormalMass.apply(lower, upper)  # type: ignore[no-untyped-call]
         return log_mass
 
     @property

@@ -1,7 +1,7 @@
 """Fine-tuning: a training that starts from the weights of a model there is.
 
-Net, prediction and chain are the model's; pictures, their size and their classes may be others. What does not fit
-is refused with the reason.
+Net, prediction and chain are the model's; pictures, their size and their classes may be others, and so may the
+variance, learned or not. What does not fit is refused with the reason.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ddpm.build import build_net
 from ddpm.config import Config
+from ddpm.denoiser import LEARNED
 from ddpm.errors import UserError
 from ddpm.pipeline import find
 from ddpm.store import Description, load_weights
@@ -55,11 +56,24 @@ def settings(origin: Origin, asked: Mapping[str, Any]) -> tuple[dict[str, Any], 
                 f"{option} {_show(asked[name])}: {origin.name} was trained with {_show(had)}, and its weights fit "
                 "nothing else; leave the option out, or train without --init-from"
             )
+    variance = asked.get("denoiser.variance", _variance(theirs, asked.get("loss.kind")))
+    fixed["denoiser.variance"] = variance
+    if theirs.denoiser.variance in LEARNED and variance in LEARNED:
+        # What taught it goes on teaching it, unless another loss was asked for.
+        fixed |= {"loss.kind": theirs.loss.kind, "loss.vlb_weight": theirs.loss.vlb_weight}
     reasons = [f"starts from the weights of {origin.name}: net, prediction, chain and channels are its own"]
     size = theirs.data.size
     if asked.get("data.size", size) != size:
         reasons.append(f"another size than the model's {_show(size)}: the net is convolutional and takes it")
     return {**fixed, "data.size": size, **asked}, tuple(reasons)
+
+
+def _variance(theirs: Config, kind: str | None) -> str:
+    """The model's own variance, unless the loss asked for needs one of the other kind."""
+    own = theirs.denoiser.variance
+    if kind == "hybrid" and own not in LEARNED:
+        return "learned_range"
+    return "large" if kind == "simple" and own in LEARNED else own
 
 
 def starting_weights(
@@ -69,10 +83,11 @@ def starting_weights(
 
     A class the model knows by name keeps its embedding; a new one starts as the mean of those there are, or, where
     the model knew no classes, as the unconditional model. Without classes the mean of the embeddings, as often as
-    their classes were in the data, becomes part of the time embedding. UserError if a weight has another shape.
+    their classes were in the data, becomes part of the time embedding. Outputs for a variance that is not the
+    model's start at zero. UserError if a weight has another shape.
     """
     known = origin.description.facts.classes
-    weights, notes = dict(origin.weights), []
+    weights, notes = _outputs(config.denoiser.variance, origin)
     fresh = build_net(config, len(classes)).state_dict()
     rows = weights.pop("label.weight", None)
     if rows is not None and not classes:
@@ -100,6 +115,21 @@ def starting_weights(
                 "model whose description fits its weights"
             )
     return {key: weights[key] for key in fresh}, tuple(notes)
+
+
+def _outputs(variance: str, origin: Origin) -> tuple[dict[str, Tensor], list[str]]:
+    """The model's weights with the outputs this variance needs, the mean's as they are, and what to say of it."""
+    had, weights = origin.description.config.denoiser.variance, dict(origin.weights)
+    ends = [key for key in ("conv_out.weight", "conv_out.bias") if key in weights]
+    if had == variance or not {had, variance} & set(LEARNED):
+        return weights, []
+    if had in LEARNED:
+        weights |= {key: weights[key].chunk(2)[0] for key in ends}
+    if variance not in LEARNED:
+        return weights, [f"the model's learned variance is left out: {variance} takes its place"]
+    weights |= {key: torch.cat([weights[key], torch.zeros_like(weights[key])]) for key in ends}
+    start = "at the middle of its range" if variance == "learned_range" else "at 1, whatever the level"
+    return weights, [f"the model knows no {variance} variance: it starts {start}"]
 
 
 def _show(value: object) -> str:

@@ -45,7 +45,9 @@ def main(arguments: Sequence[str]) -> int:
             out.print(write_yaml(make()), end="")
             return 0
         out.print((make.__doc__ or "").splitlines()[0])
-        out.print(f"{parameters(make(), 0):,} parameters")
+        classes = ORIGINS[options.model].classes
+        which = f" with {classes:,} classes" if classes else ""
+        out.print(f"{parameters(make(), classes):,} parameters{which}")
         out.print(config_table(make()))
         return 0
     from ddpm.store import Run, load_weights
@@ -71,7 +73,8 @@ def main(arguments: Sequence[str]) -> int:
     if records:
         last = records[-1]
         speed = f"{last['pictures_per_second']:.0f} pictures a second"
-        out.print(f"loss {last['loss']:.4f}, {speed} at step {last['step']:,}")
+        bound = f", bound {last['vlb']:.3f} bits/dim" if "vlb" in last else ""
+        out.print(f"loss {last['loss']:.4f}{bound}, {speed} at step {last['step']:,}")
     out.print(f"{parameters(config, len(facts.classes)):,} parameters")
     skipped = f", {facts.skipped} skipped" if facts.skipped else ""
     out.print(f"data {facts.name}: {facts.count:,} pictures{skipped}")
@@ -105,15 +108,16 @@ def _show_presets(out: Console) -> None:
     for name, make in PRESETS.items():
         config, origin = make(), ORIGINS[name]
         fid = "" if origin.fid is None else f"{origin.fid:.2f}"
+        fid += "*" if fid and origin.samples != 50_000 else " "
         size, train = " x ".join(map(str, config.data.size)), config.train
-        counted = f"{parameters(config, 0):,}"
+        counted = f"{parameters(config, origin.classes):,}"
         where = f"{origin.paper}, {origin.where}"
         rows.append((name, size, counted, str(train.batch), f"{train.steps:,}", fid, where))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *numbers, where in rows:
         cells = (f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:-1], strict=True))
         out.print(f"{name:<{widths[0]}}  {'  '.join(cells)}  {where}")
-    out.print("FID: the paper's, of 50,000 samples; train one with: ddpm train DATA --preset NAME")
+    out.print("FID: the paper's, of 50,000 samples, * of 10,000; train one with: ddpm train DATA --preset NAME")
 
 
 def parameters(config: Config, classes: int) -> int:

@@ -1,4 +1,4 @@
-"""Weights of a diffusers `UNet2DModel` in Ho et al.'s layout (as google/ddpm-cifar10-32) → ours.
+"""Weights of a diffusers `UNet2DModel` → ours: Ho et al.'s layout (as google/ddpm-cifar10-32) and OpenAI's.
 
 One direction, one table; attention's three projections become one.
 """
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from ddpm.nets.unet import heads_at
 
 # Their key, with # for a number, and ours: {0}, {1} … stand for the numbers in turn.
 _TABLE = {
@@ -45,12 +47,26 @@ _INSIDE = {
 _PATTERNS = [(re.compile(re.escape(theirs).replace(r"\#", r"(\d+)")), ours) for theirs, ours in _TABLE.items()]
 
 
-def unet_weights(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our UNet's state for their UNet2DModel's; KeyError names a key that Ho's layout does not have."""
+def unet_weights(theirs: Mapping[str, Tensor], heads: int = 1, head_channels: int = 0) -> dict[str, Tensor]:
+    """Our UNet's state for their UNet2DModel's; KeyError names a key that has no place in ours.
+
+    heads, head_channels: those of our net, where its order of attention's channels is "legacy". Theirs is "split",
+    which is what one head gives.
+    """
     ours: dict[str, list[Tensor]] = {}
     for key, value in sorted(theirs.items(), key=_query_key_value):
         ours.setdefault(_rename(key), []).append(value)
-    return {key: torch.cat(values) if len(values) > 1 else values[0] for key, values in ours.items()}
+    return {
+        key: legacy(torch.cat(values), heads_at(len(values[0]), heads, head_channels))
+        if len(values) == 3
+        else values[0]
+        for key, values in ours.items()
+    }
+
+
+def legacy(split: Tensor, heads: int) -> Tensor:
+    """Rows of a qkv layer from [q of all heads, k, v] to [q, k, v of the first head, of the next …]."""
+    return split.reshape(3, heads, -1, *split.shape[1:]).transpose(0, 1).reshape(split.shape)
 
 
 def _query_key_value(item: tuple[str, Tensor]) -> tuple[bool, bool, bool, str]:
@@ -66,4 +82,4 @@ def _rename(key: str) -> str:
             rest = path[match.end() :].lstrip(".")
             if rest == "" or rest in _INSIDE:
                 return ".".join(filter(None, [ours.format(*match.groups()), _INSIDE.get(rest, ""), kind]))
-    raise KeyError(f"{key}: not a weight of a UNet2DModel in Ho et al.'s layout")
+    raise KeyError(f"{key}: not a weight of a UNet2DModel in Ho et al.'s or OpenAI's layout")

@@ -1,4 +1,4 @@
-"""Nets (x[B,C,*D], timestep[B], **cond) → [B,C,*D]; they know nothing of chains."""
+"""Nets (x[B,C,*D], timestep[B], **cond) → [B,C,*D] or, to learn a variance, [B,2C,*D]; they know no chains."""
 
 from ddpm.nets.unet import UNet
 

@@ -1,119 +1,174 @@
 """The parts of the U-Net: residual block, self-attention, down- and upsampling, time embedding.
 
-All of them are Ho et al.'s (2020, appendix B), with their initialisation: variance scaling over the mean of
-fan-in and fan-out, uniform, and zero for the last layer of every residual branch, so that a fresh net is
-shallow. The options other nets need are added to these, not beside them.
+Where they stand is the same in Ho et al.'s net (2020, appendix B) and in OpenAI's (Nichol & Dhariwal 2021); the
+style says whose details a part has:
+
+                           ho                                       openai
+    initialisation         variance scaling over the mean of fan-   torch's own: uniform, by fan-in
+                           in and fan-out, uniform; biases 0
+    ε of normalisations    1e-6                                     1e-5
+    downsampling pads      below and right                          all around
+    time embedding         sin | cos, up to the longest wave        cos | sin, up to one ratio before it
+
+In both the last layer of every residual branch starts at zero, so that a fresh net is shallow.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+Style = Literal["ho", "openai"]
+Order = Literal["legacy", "split"]
+L = TypeVar("L", nn.Conv2d, nn.Linear)
 
-def time_embedding(timestep: Float[Tensor, "B"], width: int, longest: float = 10_000.0) -> Float[Tensor, "B E"]:
-    """Sines then cosines of the timestep, wavelengths 2π … 2π·longest in even ratios (Vaswani et al. 2017)."""
+
+def time_embedding(
+    timestep: Float[Tensor, "B"], width: int, style: Style = "ho", longest: float = 10_000.0
+) -> Float[Tensor, "B E"]:
+    """Sines and cosines of the timestep, wavelengths 2π … 2π·longest in even ratios (Vaswani et al. 2017).
+
+    Ho et al. have the sines first and reach `longest`; OpenAI has the cosines first and stops one ratio before.
+    """
     half = width // 2
-    rates = torch.exp(torch.arange(half, device=timestep.device) * (-math.log(longest) / (half - 1)))
+    ratios = half - 1 if style == "ho" else half
+    rates = torch.exp(torch.arange(half, device=timestep.device) * (-math.log(longest) / ratios))
     angle = timestep.float()[:, None] * rates
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
+    waves = [angle.sin(), angle.cos()]
+    return torch.cat(waves if style == "ho" else waves[::-1], dim=1)
 
 
-def initialise(layer: nn.Module, zero: bool = False) -> None:
-    """Ho et al.'s initialisation of one convolution or linear layer."""
-    assert isinstance(layer, (nn.Conv2d, nn.Linear))
-    if zero:
-        nn.init.zeros_(layer.weight)
-    else:
+def initialise(layer: L, style: Style) -> L:
+    """The layer with the style's initial weights; torch has just given it its own."""
+    if style == "ho":
         nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    return layer
+
+
+def zero(layer: L) -> L:
+    """The layer with weights and biases of zero."""
+    nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+    return layer
 
 
-def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int | None = None) -> nn.Conv2d:
+def conv(
+    inputs: int, outputs: int, style: Style, kernel: int = 3, stride: int = 1, padding: int | None = None
+) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 if padding is None else padding)
-    initialise(layer)
-    return layer
+    return initialise(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 if padding is None else padding), style
+    )
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int, style: Style) -> nn.Linear:
     """A linear layer."""
-    layer = nn.Linear(inputs, outputs)
-    initialise(layer)
-    return layer
+    return initialise(nn.Linear(inputs, outputs), style)
 
 
-def norm(channels: int, groups: int) -> nn.GroupNorm:
-    """Group normalisation with Ho et al.'s ε of 1e-6."""
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+def norm(channels: int, groups: int, style: Style) -> nn.GroupNorm:
+    """Group normalisation."""
+    return nn.GroupNorm(groups, channels, eps=1e-6 if style == "ho" else 1e-5)
 
 
 class ResBlock(nn.Module):
-    """x + conv(drop(silu(norm(conv(silu(norm(x))) + W·emb)))), with a 1×1 shortcut where channels change."""
+    """x + conv(drop(silu(n))), with a 1×1 shortcut where channels change and h = conv(silu(norm(x))) in
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, groups: int, dropout: float):
+    n = norm(h + W·emb)                                 (Ho et al. 2020)
+    n = norm(h)·(1 + a) + b,  a | b = W·emb             with scale_shift (Nichol & Dhariwal 2021, appendix A)
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        groups: int,
+        dropout: float,
+        style: Style = "ho",
+        scale_shift: bool = False,
+    ):
         super().__init__()
-        self.norm1 = norm(inputs, groups)
-        self.conv1 = conv(inputs, outputs)
-        self.embed = linear(embedding, outputs)
-        self.norm2 = norm(outputs, groups)
+        self.scale_shift = scale_shift
+        self.norm1 = norm(inputs, groups, style)
+        self.conv1 = conv(inputs, outputs, style)
+        self.embed = linear(embedding, 2 * outputs if scale_shift else outputs, style)
+        self.norm2 = norm(outputs, groups, style)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = conv(outputs, outputs)
-        initialise(self.conv2, zero=True)
-        self.shortcut = conv(inputs, outputs, kernel=1) if inputs != outputs else nn.Identity()
+        self.conv2 = zero(conv(outputs, outputs, style))
+        self.shortcut = conv(inputs, outputs, style, kernel=1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B C H W"], emb: Float[Tensor, "B E"]) -> Float[Tensor, "B K H W"]:
         """emb has been through SiLU once for all blocks."""
-        h = self.conv1(F.silu(self.norm1(x))) + self.embed(emb)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(F.silu(self.norm1(x)))
+        by_time = self.embed(emb)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = by_time.chunk(2, dim=1)
+            h = self.norm2(h) * (1.0 + scale) + shift
+        else:
+            h = self.norm2(h + by_time)
+        h = self.conv2(self.dropout(F.silu(h)))
         out: Tensor = self.shortcut(x) + h
         return out
 
 
 class Attention(nn.Module):
-    """Self-attention over all places of the picture, one head (Ho et al. 2020, appendix B)."""
+    """Self-attention over all places of the picture, each head over its own channels (Vaswani et al. 2017).
 
-    def __init__(self, channels: int, groups: int):
+    order: what the 3·C outputs of `qkv` are: "legacy" has q, k and v of the first head, then of the next, as
+    OpenAI's published weights; "split" has q of all heads, then k, then v. With one head they are the same.
+    """
+
+    def __init__(self, channels: int, groups: int, style: Style = "ho", heads: int = 1, order: Order = "legacy"):
         super().__init__()
-        self.norm = norm(channels, groups)
-        self.qkv = linear(channels, 3 * channels)
-        # q, k and v are three layers to the initialisation, one to the processor.
-        for part in self.qkv.weight.data.chunk(3):
-            nn.init.xavier_uniform_(part)
-        self.out = linear(channels, channels)
-        initialise(self.out, zero=True)
+        self.heads, self.order = heads, order
+        self.norm = norm(channels, groups, style)
+        self.qkv = linear(channels, 3 * channels, style)
+        if style == "ho":
+            # q, k and v are three layers to the initialisation, one to the processor.
+            for part in self.qkv.weight.data.chunk(3):
+                nn.init.xavier_uniform_(part)
+        self.out = zero(linear(channels, channels, style))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         places = self.norm(x).flatten(2).transpose(1, 2)  # [B, H·W, C]
-        q, k, v = self.qkv(places).unsqueeze(1).chunk(3, dim=-1)
-        h = self.out(F.scaled_dot_product_attention(q, k, v).squeeze(1))
+        if self.order == "legacy":
+            qkv = self.qkv(places).unflatten(2, (self.heads, 3, -1)).permute(3, 0, 2, 1, 4)
+        else:
+            qkv = self.qkv(places).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)  # each [B, heads, H·W, C/heads]
+        h = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         out: Tensor = x + h.transpose(1, 2).reshape(x.shape)
         return out
 
 
 class Downsample(nn.Module):
-    """Halves the picture by a strided convolution, padded below and right (TensorFlow's SAME at stride 2)."""
+    """Halves the picture by a strided convolution, padded below and right (TensorFlow's SAME) or all around."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, style: Style = "ho"):
         super().__init__()
-        self.conv = conv(channels, channels, stride=2, padding=0)
+        self.uneven = style == "ho"
+        self.conv = conv(channels, channels, style, stride=2, padding=0 if self.uneven else 1)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.uneven else x)
         return out
 
 
 class Upsample(nn.Module):
     """Doubles the picture by repeating its pixels, then convolves."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, style: Style = "ho"):
         super().__init__()
-        self.conv = conv(channels, channels)
+        self.conv = conv(channels, channels, style)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

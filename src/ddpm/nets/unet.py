@@ -4,12 +4,16 @@
                           │           │     │          │
     out ── conv ── level 0 ┴─ level 1 ┴─ … ─┴──────────┘
 
-With its defaults it is Ho et al.'s net for CIFAR-10 (2020, appendix B): 35,746,307 parameters.
+With its defaults it is Ho et al.'s net for CIFAR-10 (2020, appendix B): 35,746,307 parameters. OpenAI's is the
+same drawing with other parts (Nichol & Dhariwal 2021): style "openai", scale_shift, several heads, attention at
+more levels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +25,15 @@ from ddpm.errors import UserError
 from ddpm.nets.blocks import (
     Attention,
     Downsample,
+    Order,
     ResBlock,
+    Style,
     Upsample,
     conv,
-    initialise,
     linear,
     norm,
     time_embedding,
+    zero,
 )
 
 
@@ -45,7 +51,7 @@ class Layer(nn.Module):
 
 
 class UNet(nn.Module):
-    """(x[B,C,H,W], timestep[B], label[B]) → [B,C,H,W].
+    """(x[B,C,H,W], timestep[B], label[B]) → [B,K,H,W], where K is C or, with a learned variance, 2C.
 
     Args:
         image_channels: C of the pictures.
@@ -57,6 +63,12 @@ class UNet(nn.Module):
         patch: pictures enter as patch × patch cells of pixels stacked in the channels, and leave as such. Over
             1 it trades the finest detail for speed, which a net without a GPU can need.
         classes: number of labels; 0 for an unconditional net.
+        style: whose details the parts have: "ho" or "openai" (see `blocks`).
+        heads: of each self-attention; must divide the width of every level that has it.
+        head_channels: channels of a head, whose number then follows from the width; 0 for `heads` everywhere.
+        qkv: order of attention's channels, "legacy" or "split" (see `blocks.Attention`).
+        scale_shift: the time embedding scales and shifts the normalised features instead of being added.
+        out_channels: K, 0 for C.
     """
 
     def __init__(
@@ -70,59 +82,68 @@ class UNet(nn.Module):
         groups: int = 32,
         patch: int = 1,
         classes: int = 0,
+        style: Style = "ho",
+        heads: int = 1,
+        head_channels: int = 0,
+        qkv: Order = "legacy",
+        scale_shift: bool = False,
+        out_channels: int = 0,
     ):
         super().__init__()
         widths = [channels * m for m in multipliers]
-        _check(widths, groups, attention, patch)
-        self.channels, self.patch, self.classes = channels, patch, classes
+        _check(widths, groups, attention, patch, style, qkv)
+        _check_heads([widths[level] for level in sorted({*attention, len(widths) - 1})], heads, head_channels)
+        self.channels, self.patch, self.classes, self.style = channels, patch, classes, style
         self.checkpoint_activations = False
         self.stride = patch * 2 ** (len(widths) - 1)
         embedding = 4 * channels
 
-        def layer(inputs: int, level: int) -> Layer:
-            block = ResBlock(inputs, widths[level], embedding, groups, dropout)
-            return Layer(block, Attention(widths[level], groups) if level in attention else None)
+        def layer(inputs: int, wide: int, attends: bool) -> Layer:
+            block = ResBlock(inputs, wide, embedding, groups, dropout, style, scale_shift)
+            several = heads_at(wide, heads, head_channels)
+            return Layer(block, Attention(wide, groups, style, several, qkv) if attends else None)
 
-        self.time = nn.Sequential(linear(channels, embedding), nn.SiLU(), linear(embedding, embedding))
+        self.time = nn.Sequential(
+            linear(channels, embedding, style), nn.SiLU(), linear(embedding, embedding, style)
+        )
         self.label = nn.Embedding(classes, embedding) if classes else None
-        self.conv_in = conv(image_channels * patch**2, channels)
+        self.conv_in = conv(image_channels * patch**2, channels, style)
 
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         width, skips = channels, [channels]
         for level, wide in enumerate(widths):
             layers = nn.ModuleList()
             for _ in range(blocks):
-                layers.append(layer(width, level))
+                layers.append(layer(width, wide, level in attention))
                 width = wide
                 skips.append(width)
             self.down.append(layers)
             if level < len(widths) - 1:
-                self.downsample.append(Downsample(width))
+                self.downsample.append(Downsample(width, style))
                 skips.append(width)
 
-        self.middle1 = Layer(ResBlock(width, width, embedding, groups, dropout), Attention(width, groups))
-        self.middle2 = Layer(ResBlock(width, width, embedding, groups, dropout), None)
+        self.middle1, self.middle2 = layer(width, width, True), layer(width, width, False)
 
         # `up` and `upsample` are listed as they run: from the coarsest level to the finest.
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(widths))):
             layers = nn.ModuleList()
             for _ in range(blocks + 1):
-                layers.append(layer(width + skips.pop(), level))
+                layers.append(layer(width + skips.pop(), widths[level], level in attention))
                 width = widths[level]
             self.up.append(layers)
             if level > 0:
-                self.upsample.append(Upsample(width))
+                self.upsample.append(Upsample(width, style))
 
-        self.norm_out = norm(width, groups)
-        self.conv_out = conv(width, image_channels * patch**2)
-        initialise(self.conv_out, zero=True)
+        self.norm_out = norm(width, groups, style)
+        # Rows of one picture channel are together, so the first half of 2C channels is the first half of the rows.
+        self.conv_out = zero(conv(width, (out_channels or image_channels) * patch**2, style))
 
     def forward(
         self, x: Float[Tensor, "B C H W"], timestep: Float[Tensor, "B"], label: Int64[Tensor, "B"] | None = None
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Float[Tensor, "B K H W"]:
         check_size((x.shape[2], x.shape[3]), self.stride)
-        emb = self.time(time_embedding(timestep, self.channels))
+        emb = self.time(time_embedding(timestep, self.channels, self.style))
         if self.label is not None:
             if label is None:
                 raise UserError("this net is class-conditional: it needs a label for every picture")
@@ -169,7 +190,12 @@ def check_size(size: tuple[int, int], stride: int) -> None:
         )
 
 
-def _check(widths: Sequence[int], groups: int, attention: Sequence[int], patch: int) -> None:
+def heads_at(width: int, heads: int, head_channels: int) -> int:
+    """Heads of an attention over `width` channels."""
+    return width // head_channels if head_channels else heads
+
+
+def _check(widths: Sequence[int], groups: int, attention: Sequence[int], patch: int, style: str, qkv: str) -> None:
     uneven = [width for width in widths if width % groups]
     if uneven:
         raise UserError(
@@ -180,3 +206,20 @@ def _check(widths: Sequence[int], groups: int, attention: Sequence[int], patch: 
         raise UserError(f"--net.attention {list(attention)}: this net has the levels 0 to {len(widths) - 1}")
     if patch < 1:
         raise UserError(f"--net.patch {patch}: is at least 1")
+    if style not in get_args(Style):
+        raise UserError(f"--net.style {style}: takes ho or openai")
+    if qkv not in get_args(Order):
+        raise UserError(f"--net.qkv {qkv}: takes legacy or split")
+
+
+def _check_heads(widths: Sequence[int], heads: int, head_channels: int) -> None:
+    """widths: of the levels with attention."""
+    option, value = ("head-channels", head_channels) if head_channels else ("heads", heads)
+    uneven = [width for width in widths if value < 1 or width % value]
+    if uneven:
+        together = math.gcd(*widths)
+        fits = max(n for n in range(1, max(value, 1) + 1) if together % n == 0)
+        raise UserError(
+            f"--net.{option} {value}: must divide the width of every level with attention, and one is {uneven[0]} "
+            f"wide; take a divisor, as {fits}"
+        )
