@@ -259,6 +259,24 @@ def test_the_net_sees_every_kept_level_once_from_the_top():
     assert [call.tolist() for call in model.net.calls] == [[t] * 3 for t in reversed(levels)]
 
 
+@pytest.mark.parametrize("sampler", [Ancestral(), DDIM(0.5)])
+@pytest.mark.parametrize("start", [1, 3, 5])
+def test_a_walk_goes_on_from_any_level(sampler, start):
+    model, noise = model_of(TWO, linear_betas(50), "5"), WalkNoise(0, torch.arange(2), (2,), torch.float64)
+    whole = list(walk(model, sampler, seeded((2, 2), 0), noise))
+    x = seeded((2, 2), 0) if start == 5 else whole[4 - start].x
+    rest = list(walk(model, sampler, x, noise, start))
+    assert [(step.t, step.s) for step in rest] == [(t, t - 1) for t in range(start, 0, -1)]
+    assert all(torch.equal(a.x, b.x) for a, b in zip(rest, whole[5 - start :], strict=True))
+
+
+def test_a_walk_from_clean_data_has_no_steps():
+    assert list(walk(model_of(TWO, linear_betas(50)), DDIM(), seeded((2, 2), 0), no_noise, 0)) == []
+    for start in (-1, 51):
+        with pytest.raises(ValueError, match=f"start {start}: is a level of the chain, from 0 to 50"):
+            list(walk(model_of(TWO, linear_betas(50)), DDIM(), seeded((2, 2), 0), no_noise, start))
+
+
 def test_a_walk_is_lazy_and_leaves_the_start_alone():
     model, x = model_of(TWO, linear_betas(50)), seeded((2, 2), 0)
     start = x.clone()

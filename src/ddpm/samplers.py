@@ -96,11 +96,19 @@ class DDIM(Sampler[None]):
 
 
 def walk(
-    model: Denoiser, sampler: Sampler[Any], x: Float[Tensor, "B *D"], noise: Noise, **cond: Any
+    model: Denoiser,
+    sampler: Sampler[Any],
+    x: Float[Tensor, "B *D"],
+    noise: Noise,
+    start: int | None = None,
+    **cond: Any,
 ) -> Iterator[Step]:
-    """Steps from x at the top of the model's chain down to t = 0: the chain is the grid."""
+    """Steps from x at level `start` of the model's chain (by default its top) to t = 0: the chain is the grid."""
+    start = model.chain.T if start is None else start
+    if not 0 <= start <= model.chain.T:
+        raise ValueError(f"start {start}: is a level of the chain, from 0 to {model.chain.T}")
     state = sampler.init(x)
-    for t in range(model.chain.T, 0, -1):
+    for t in range(start, 0, -1):
         with torch.no_grad():
             x, prediction, state = sampler.step(model, x, t, t - 1, state, noise, **cond)
         yield Step(t, t - 1, x, prediction)

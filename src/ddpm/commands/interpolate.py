@@ -1,0 +1,134 @@
+"""`ddpm interpolate MODEL A B`: the pictures between two pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from ddpm.commands.options import console, progress, read, unset
+from ddpm.commands.picture import Chosen, by_name
+from ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ddpm.pipeline import Pipeline
+
+_DESCRIPTION = (
+    "Draws the pictures between two: both are noised to level t with the same noise, mixed there, and walked back "
+    "down. The higher t, the more the model makes up of its own; at t = T it makes up everything."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
+    """A run's folder, a .safetensors file, or the embedded model fashion."""
+    a: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="A")]]
+    """A picture's file, or DATA:K for picture K of a set, counted from 0: fashion:7, ./photos:12."""
+    b: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="B")]]
+    """Another."""
+    t: Annotated[tuple[int, ...] | None, unset("T ...", "half the chain, 500 of 1000")] = None
+    """Level at which they are mixed, from 1 to the T of the model; several give a row each."""
+    lambdas: Annotated[tuple[float, ...] | None, unset("LAMBDA ...", "0 0.1 ... 1")] = None
+    """Shares of B: at 0 A is reconstructed, at 1 B."""
+    mode: Literal["linear", "slerp"] = "linear"
+    """Mix along the line, or along the great circle."""
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    """ddpm is ancestral sampling, ddim the faster deterministic walk."""
+    steps: Annotated[str | None, unset("STEPS", "50 for ddim, all for ddpm")] = None
+    """Of the whole chain, of which those from t down are walked: 50, or of each section: 10,15,20, or ddim25."""
+    eta: float = 0.0
+    """Noise in ddim's steps: 0 none, 1 as much as in ancestral sampling."""
+    seed: int = 0
+    """Seed of the noise."""
+    label: Annotated[
+        str | None, unset("CLASS", "A's below 0.5, B's from there on, as DATA has it", name="class")
+    ] = None
+    """A class by number or name, for all."""
+    batch: Annotated[int | None, unset("B", "64 of 32 x 32 on a CPU, 256 on a GPU")] = None
+    """Pictures computed at once."""
+    weights: Literal["ema", "model"] = "ema"
+    """Averaged weights, or as they are."""
+    device: Annotated[str | None, unset("DEVICE", "a GPU if there is one")] = None
+    """cpu, cuda or mps."""
+    out: Annotated[Path | None, unset("DIR", "interpolations/MODEL")] = None
+    """Folder written."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = read(Options, "interpolate", arguments, _DESCRIPTION)
+    from ddpm.interpolation import LAMBDAS, MADE
+    from ddpm.memory import keep_freed_memory
+    from ddpm.pipeline import load
+    from ddpm.samples import check_out
+
+    keep_freed_memory()
+    out = console()
+    model = load(options.model, options.device, options.weights)
+    for note in model.notes:
+        out.print(f"note: {note}")
+    ends = [(text, by_name(text)) for text in (options.a, options.b)]
+    a, b = (decoded(model, text, chosen) for text, chosen in ends)
+    label = options.label if options.label or not model.classes else [class_of(model, *end) for end in ends]
+    folder = check_out(options.out or Path("interpolations") / model.name, MADE, "ddpm interpolate")
+    replaced = folder.is_dir() and any(folder.iterdir())
+    start = time.perf_counter()
+    with progress("interpolating") as advance:
+        made = model.interpolate(
+            a,
+            b,
+            t=options.t,
+            lambdas=LAMBDAS if options.lambdas is None else options.lambdas,
+            mode=options.mode,
+            sampler=options.sampler,
+            steps=options.steps,
+            eta=options.eta,
+            seed=options.seed,
+            label=label,
+            batch=options.batch,
+            progress=advance,
+        )
+    seconds = time.perf_counter() - start
+    replace(made, record={**made.record, "a": options.a, "b": options.b}).save(folder)
+    if replaced:
+        out.print(f"the pictures that were in {folder} are replaced")
+    out.print(
+        f"{len(made.images())} pictures between {options.a} and {options.b} by {model.name}, "
+        f"t = {', '.join(map(str, made.levels))}, seed {options.seed}, in {seconds:.1f} s on {model.device}"
+    )
+    out.print(f"open {folder / MADE[1]}")
+    return 0
+
+
+def decoded(model: Pipeline, text: str, chosen: Chosen) -> np.ndarray:
+    """A picture as the model takes it, uint8 [C, H, W]."""
+    from ddpm.data import decode
+    from ddpm.interpolation import brought
+
+    try:
+        with chosen.opened() as image:
+            return brought(image, model.description.config.data, text)
+    except UserError:
+        raise
+    except Exception as error:  # PIL's readers and those of archives raise almost anything for what is broken
+        raise UserError(f"{text}: cannot be decoded ({decode.reason(error)}); give another picture") from None
+
+
+def class_of(model: Pipeline, text: str, chosen: Chosen) -> str:
+    """The class of a picture, by the name it has in DATA."""
+    if chosen.of_class is None:
+        raise UserError(
+            f"{text}: {model.name} draws by class, and this picture's is not known; name it with --class"
+        )
+    if chosen.of_class not in model.classes:
+        raise UserError(
+            f"{text}: {model.name} has no class {chosen.of_class}; name one of its own with --class: "
+            f"{', '.join(model.classes)}"
+        )
+    return chosen.of_class

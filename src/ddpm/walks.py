@@ -1,0 +1,112 @@
+"""Walks of many pictures: batch by batch, each picture with the noise of its own number.
+
+A walk may begin at any level: `through` puts a level of the native chain into the grid, and `down` starts there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from ddpm.chain import Chain
+from ddpm.data import to_uint8
+from ddpm.denoiser import Denoiser
+from ddpm.errors import UserError
+from ddpm.noise import WalkNoise
+from ddpm.samplers import Noise, Sampler, Step, walk
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Walks:
+    """How pictures are walked: the model on its grid, the sampler, the noise's seed, a picture's shape (C, H, W).
+
+    `batch` pictures are computed at once; `about` says for a record how they were made.
+    """
+
+    model: Denoiser
+    sampler: Sampler[Any]
+    seed: int
+    shape: tuple[int, int, int]
+    batch: int
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net is."""
+        return next(self.model.net.parameters()).device
+
+    def through(self, *levels: int) -> Walks:
+        """The same on a grid that holds these levels of the native chain, too; UserError unless in 1 … T."""
+        model, native = self.model, self.model.native
+        for t in levels:
+            if not 1 <= t <= native.T:
+                raise UserError(f"t = {t}: a level of noise of this model lies between 1 and {native.T}")
+        absent = sorted({t for t in levels if native.timestep[t] not in model.chain.timestep})
+        timestep = np.concatenate([model.chain.timestep, native.timestep[absent]])
+        order = timestep.argsort()
+        gamma = np.concatenate([model.chain.gamma, native.gamma[absent]])
+        chain = Chain(gamma[order], timestep[order])
+        joined = Denoiser(model.net, chain, model.predicts, model.variance, model.clip, native)
+        return replace(self, model=joined.eval())
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The level of the native chain that each level of the grid is."""
+        return tuple(self.model.native.places(self.model.chain).tolist())
+
+    def place(self, t: int) -> int:
+        """Where level t of the native chain is on a grid that holds it."""
+        return int(np.searchsorted(self.model.chain.timestep, self.model.native.timestep[t]))
+
+    def batches(self, n: int) -> list[slice]:
+        """Pictures 0 … n − 1 in batches."""
+        return [slice(start, min(n, start + self.batch)) for start in range(0, n, self.batch)]
+
+    def noise(self, first: int, rows: slice) -> WalkNoise:
+        """The noise of some pictures of the seed, counted from `first`."""
+        numbers = torch.arange(first + rows.start, first + rows.stop, device=self.device)
+        return WalkNoise(self.seed, numbers, self.shape)
+
+    def down(
+        self,
+        x: Float[Tensor, "B C H W"],
+        noise: Noise,
+        label: Int64[Tensor, "B"] | None,
+        start: int | None = None,
+    ) -> Iterator[Step]:
+        """The steps from x, at the top or at level `start` of the grid, to t = 0."""
+        cond = {} if label is None else {"label": label.to(self.device)}
+        return walk(self.model, self.sampler, x, noise, start, **cond)
+
+
+def ticks(progress: Progress | None, total: int) -> Callable[[], None]:
+    """What tells `progress` of one step more each time it is called."""
+    if progress is None:
+        return lambda: None
+    done, told = itertools.count(1), progress
+    return lambda: told(next(done), total)
+
+
+def pixels(x: Float[Tensor, "*N C H W"]) -> UInt8[np.ndarray, "*N C H W"]:
+    """x in [−1, 1] as grey levels."""
+    made: np.ndarray = to_uint8(x.float().cpu()).numpy()
+    return made
+
+
+def covering(xt: UInt8[np.ndarray, "N C H W"]) -> UInt8[np.ndarray, "N C H W"]:
+    """Pixels of x_t as they can be looked at: noise in the transparency would show the page through."""
+    return np.concatenate([xt[:, :3], np.full_like(xt[:, :1], 255)], axis=1) if xt.shape[1] == 4 else xt
+
+
+def log_snr(value: float) -> str:
+    """A log SNR in one decimal: −20.0."""
+    return f"{value:.1f}".replace("-0.0", "0.0").replace("-", "−")
