@@ -8,6 +8,7 @@ from PIL import Image
 import tiny
 from ddpm.cli import main
 from ddpm.commands.plot import Forward, Schedule, forward, log_of, schedule, share_of
+from ddpm.grids import Grid, Grids, write_grids
 from ddpm.noise import Purpose, normals
 from ddpm.store import Description, Run
 
@@ -264,6 +265,42 @@ def test_models_runs_and_presets_have_their_own_chain(workplace):
     assert named(schedule(Schedule(("cosine", "fashion", "cosine")))) == ["cosine, fashion, cosine"]
     figure = schedule(Schedule(("zoo", "linear"), respace=("10",)))
     assert words(figure)[0] == "10 of 40 or 10 of 1000 levels"
+
+
+def fitted(*levels, T=40):
+    return Grids(T, tuple(Grid(one, 4.0, 5.0) for one in levels), "large", 10, 0)
+
+
+def test_respace_marks_the_levels_of_fitted_grids_each_model_its_own(workplace):
+    for name, levels in (("one", (3, 17, 40)), ("two", (1, 2, 40))):
+        write_grids(tiny.run(workplace / name).folder / "grids.json", fitted(levels))
+    figure = schedule(Schedule(("one", "two"), respace=("fitted:3", "two/grids.json:3")))
+    assert words(figure) == ["fitted: 3 of 40 levels", "two/grids.json: 3 of 40 levels"]
+    # two lines though the chains are the same, since their grids are not
+    dots = [
+        [line.get_xdata() * 40 for line in axes.lines if line.get_linestyle() == "None"] for axes in figure.axes
+    ]
+    assert named(figure) == ["one", "two"]
+    for row, expected in zip(dots, [[(3, 17, 40), (1, 2, 40)]] * 2 + [[(1, 2, 40)] * 2] * 2, strict=True):
+        assert [tuple(x.round(9)) for x in row] == expected
+
+
+@pytest.mark.parametrize(
+    "names, spec, said",
+    [
+        (["zoo"], "fitted:4", "--respace fitted:4: no grid of so many steps was fitted; there are those of 3"),
+        (["zoo"], "fitted:", "--respace fitted:: takes a number of steps after the colon, as fitted:20"),
+        (["bare"], "fitted:3", "--respace fitted:3: bare has no fitted grids yet; `ddpm evaluate"),
+        (["zoo", "linear"], "fitted:3", "--respace fitted:3: linear is no run; name a grids.json"),
+        (["zoo"], "none.json:3", "--respace none.json:3: takes even, fitted or the path of a grids.json"),
+        (["linear"], "zoo/grids.json:3", "zoo/grids.json: its grids are of 40 levels, and linear has 1000"),
+    ],
+)
+def test_fitted_grids_there_are_not(call, workplace, names, spec, said):
+    write_grids(tiny.run(workplace / "zoo").folder / "grids.json", fitted((3, 17, 40)))
+    tiny.run(workplace / "bare")
+    status, out, err = call("schedule", *names, "--respace", spec)
+    assert status == 2 and not out and err.startswith(f"ddpm: {said}") and err.count("\n") == 1
 
 
 def test_a_run_without_a_checkpoint_has_a_chain_and_an_existing_path_comes_first(workplace):

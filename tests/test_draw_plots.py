@@ -153,6 +153,47 @@ def test_a_line_that_is_covered_shows_at_the_sides():
     assert drawn[0].get_linewidth() > drawn[1].get_linewidth()
 
 
+def test_whole_numbers_have_no_halves_on_their_axis():
+    figure = curves([[Panel("", [Line("", np.arange(1.0, 21), np.ones(20))])]])
+    assert all(np.equal(np.mod(figure.axes[0].get_xticks(), 1), 0))
+    figure = curves([[Panel("", [Line("", np.linspace(0, 1, 9), np.ones(9))])]])
+    assert any(np.mod(figure.axes[0].get_xticks(), 1) != 0)
+
+
+@pytest.mark.parametrize("first, low", [(1.0, 0.0), (1e-9, 0.0), (30.0, 30.0), (0.0, 0.0), (-1.0, -1.0)])
+def test_an_axis_that_starts_beside_nought_starts_there(first, low):
+    x = np.array([first, 200.0])
+    assert curves([[Panel("", [Line("", x, x)])]]).axes[0].get_xlim() == (low, 200.0)
+
+
+def test_logarithmic_axes_and_bands():
+    x, y = np.array([1.0, 10.0, 1000.0]), np.array([1.0, 1e-3, 1e-4])
+    band = Line("a", x, y, band=(y / 2, y * 2))
+    figure = curves(
+        [[Panel("both", [band], log="xy"), Panel("x", [Line("b", x, y), Line("c", x, 2 * y)], log="x")]]
+    )
+    check_layout(figure)
+    both, across = figure.axes
+    assert (both.get_xscale(), both.get_yscale(), across.get_yscale()) == ("log", "log", "linear")
+    assert both.get_xlim() == across.get_xlim() == (1.0, 1000.0)
+    corners = {tuple(point) for point in both.collections[0].get_paths()[0].vertices.tolist()}
+    assert corners >= {(1.0, 0.5), (1.0, 2.0), (1000.0, 5e-5), (1000.0, 2e-4)}
+
+
+def test_names_stand_at_the_ends_of_lines_on_a_logarithmic_axis():
+    x = np.array([1.0, 2.0])
+    figure = curves([[Panel("y", [Line("low", x, np.array([1.0, 1.0])), Line("high", x, x**10)], log="y")]])
+    low, high = np.log10(figure.axes[0].get_ylim())
+    ends = [(np.log10(value) - low) / (high - low) for value in (1.0, 1024.0)]
+    assert [note.xy[1] for note in figure.axes[0].texts] == pytest.approx(ends)
+
+
+def test_a_point_alone_is_inside_its_frame():
+    point = np.array([3.0])
+    low, high = curves([[Panel("", [Line("", point, point, (point, point))])]]).axes[0].get_xlim()
+    assert low < 3.0 < high
+
+
 def test_an_empty_panel_is_an_empty_frame():
     figure = curves([[Panel("nothing yet", [])]])
     assert rendered(figure).min() < 255

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ddpm.noise import Purpose, WalkNoise, bits, normals, permutation, philox, uniform
+from ddpm.noise import Purpose, WalkNoise, bits, normals, normals_each, permutation, philox, uniform
 
 WORD = st.integers(0, 2**32 - 1)
 SEED = st.integers(-(2**63), 2**64 - 1)
@@ -147,6 +147,13 @@ def test_a_sample_is_the_same_in_any_batch(device):
     order = torch.tensor([6, 0, 3, 3], device=device)
     assert torch.equal(normals(2, Purpose.WALK, order, steps, shape), whole[:, order])
     assert torch.equal(normals(2, Purpose.WALK, order[:1], steps.flip(0), shape), whole.flip(0)[:, 6:7])
+
+
+def test_normals_at_steps_of_their_own_are_those_of_each_step(device):
+    samples, steps = torch.tensor([5, 0, 9, 5], device=device), torch.tensor([3, 700, 3, 0])
+    made = normals_each(7, Purpose.BOUND, samples, steps, (1, 3, 3))
+    for k, (sample, step) in enumerate(zip(samples, steps, strict=True)):
+        assert torch.equal(made[k], normals(7, Purpose.BOUND, sample.view(1), step.view(1), (1, 3, 3))[0, 0])
 
 
 @pytest.mark.parametrize("per_block", [1, 3, 8, 10_000])

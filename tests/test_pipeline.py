@@ -14,7 +14,8 @@ from ddpm.chain import Chain
 from ddpm.config import ChainConfig, DenoiserConfig
 from ddpm.errors import UserError
 from ddpm.noise import Purpose, normals
-from ddpm.pipeline import EMBEDDED, Samples
+from ddpm.pipeline import EMBEDDED
+from ddpm.samples import Samples
 from ddpm.store import Description, Facts, save_weights
 
 UNCONDITIONAL = Facts("zoo", 10)

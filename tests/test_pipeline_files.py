@@ -122,7 +122,7 @@ def test_the_folder_one_stands_in(model, tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*")) == [tmp_path / "here"]
 
 
-@pytest.mark.parametrize("fails", ["PIL.Image.Image.save", "ddpm.pipeline.film", "ddpm.pipeline.write_json"])
+@pytest.mark.parametrize("fails", ["PIL.Image.Image.save", "ddpm.samples.film", "ddpm.samples.write_json"])
 @pytest.mark.parametrize("before", [True, False])
 def test_nothing_half_written(model, tmp_path, monkeypatch, fails, before):
     samples = model.sample(2, steps=2, frames=True)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from ddpm.denoiser import Denoiser
     from ddpm.errors import UserError
     from ddpm.nets import UNet
-    from ddpm.pipeline import Pipeline, Samples, load
+    from ddpm.pipeline import Pipeline, load
     from ddpm.samplers import DDIM, Ancestral, walk
+    from ddpm.samples import Samples
 
 _HOME = {
     "Ancestral": "ddpm.samplers",
@@ -27,7 +28,7 @@ _HOME = {
     "DDIM": "ddpm.samplers",
     "Denoiser": "ddpm.denoiser",
     "Pipeline": "ddpm.pipeline",
-    "Samples": "ddpm.pipeline",
+    "Samples": "ddpm.samples",
     "UNet": "ddpm.nets",
     "UserError": "ddpm.errors",
     "load": "ddpm.pipeline",

@@ -18,6 +18,9 @@ COMMANDS = {
     "train": ("ddpm.commands.train", "train a model on pictures: ddpm train DATA"),
     "check": ("ddpm.commands.check", "look before anything is spent: ddpm check DATA, ddpm check RUN"),
     "sample": ("ddpm.commands.sample", "draw pictures from a model: ddpm sample MODEL -n 64"),
+    "evaluate": ("ddpm.commands.evaluate", "measure a model: ddpm evaluate MODEL --reference DATA --metrics nll"),
+    "progressive": ("ddpm.commands.progressive", "draw pictures coming into being: ddpm progressive MODEL"),
+    "interpolate": ("ddpm.commands.interpolate", "draw what is between two pictures: ddpm interpolate MODEL A B"),
     "info": ("ddpm.commands.info", "show what a model, run or preset is: ddpm info MODEL"),
     "report": ("ddpm.commands.report", "show a run as one page, or follow it: ddpm report RUN --follow"),
     "plot": ("ddpm.commands.plot", "draw the forward process or the schedules: ddpm plot forward PICTURE"),
@@ -27,7 +30,7 @@ _HELP = f"""ddpm {__version__}: denoising diffusion probabilistic models
 
 usage: ddpm COMMAND ...            ddpm COMMAND --help shows a command's options
 
-{chr(10).join(f"  {name:8} {line}" for name, (_, line) in COMMANDS.items())}
+{chr(10).join(f"  {name:11} {line}" for name, (_, line) in COMMANDS.items())}
 
 DATA is a folder, .zip or .tar of pictures (sub-folders are classes), a list of them (CSV, JSON), a .npz or
 .npy array, IDX or parquet files, hub:org/name, or the embedded set `fashion`. MODEL is a run's folder, a

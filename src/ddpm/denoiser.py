@@ -152,23 +152,27 @@ class Denoiser(nn.Module):
         if self.variance == "learned" and self.chain is self.native:
             return v
         lower, upper = self.chain.log_lower(t, s), self.chain.log_large(t, s)
-        place = self._place(v, t) if self.variance == "learned" else 0.5 * (v + 1.0)
-        return spread(lower, v) + spread(upper - lower, v) * place
+        return spread(lower, v) + spread(upper - lower, v) * self.place(v, t)
 
-    def _place(self, v: Float[Tensor, "B *D"], t: Level) -> Float[Tensor, "B *D"]:
-        """Where a log-variance learned for the native step t → t − 1 lies between its β̃ (0) and β (1).
+    def place(self, v: Float[Tensor, "B *D"], t: Level) -> Float[Tensor, "B *D"]:
+        """Where the log-variance of a step from t lies between its β̃ (0) and β (1), whichever the step.
 
-        On a respaced chain it keeps its place. The best variance for pictures lies between the two (Ho et al.,
-        section 3.2), and without the limits small errors would grow with the stride.
+        A log-variance learned for the native step t → t − 1 keeps its place on a respaced chain. The best variance
+        for pictures lies between the two (Ho et al., section 3.2), and without the limits small errors would grow
+        with the stride.
         """
+        if self.variance == "learned_range":
+            return 0.5 * (v + 1.0)
         level = self._native_level(t)
         lower, upper = self.native.log_lower(level, level - 1), self.native.log_large(level, level - 1)
-        room = np.maximum(upper - lower, np.finfo(np.float64).tiny)  # a chain of one step has none
+        room = np.maximum(upper - lower, 1e-30)  # a chain of one step has none
         return ((v - spread(lower, v)) / spread(room, v)).clamp(0.0, 1.0)
 
     def respace(self, spec: Any) -> Denoiser:
         """The same net on fewer levels (see Chain.respace)."""
-        return Denoiser(self.net, self.chain.respace(spec), self.predicts, self.variance, self.clip, self.native)
+        shorter = self.chain.respace(spec)
+        chain = shorter if shorter.T < self.chain.T else self.chain  # all levels are the chain itself
+        return Denoiser(self.net, chain, self.predicts, self.variance, self.clip, self.native)
 
     def with_variance(self, variance: Variance) -> Denoiser:
         """The same net and chain with another variance."""

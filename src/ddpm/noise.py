@@ -63,11 +63,11 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Ten
 
 
 def _words(seed: int, purpose: Purpose, samples: Tensor, steps: Tensor, blocks: int) -> tuple[Tensor, ...]:
-    """Four words for each of [steps, samples, blocks]."""
+    """Four words for each of [steps, samples, blocks]; steps [S, 1], or [1, B] for one a sample."""
     device = samples.device
     counter = (
         torch.arange(blocks, device=device).view(1, 1, -1),
-        steps.to(device).view(-1, 1, 1),
+        steps.to(device).unsqueeze(-1),
         samples.view(1, -1, 1),
         torch.tensor(int(purpose), device=device).view(1, 1, 1),
     )
@@ -77,7 +77,7 @@ def _words(seed: int, purpose: Purpose, samples: Tensor, steps: Tensor, blocks: 
 
 def bits(seed: int, purpose: Purpose, samples: Tensor, step: int, count: int) -> Tensor:
     """[B, count] int64 in [0, 2^32), for samples int64[B] in [0, 2^32) and a step in [0, 2^32)."""
-    words = _words(seed, purpose, samples, torch.tensor([step]), -(-count // 4))
+    words = _words(seed, purpose, samples, torch.tensor([[step]]), -(-count // 4))
     return torch.stack(words, dim=-1)[0].flatten(1)[:, :count]
 
 
@@ -91,8 +91,16 @@ def normals(seed: int, purpose: Purpose, samples: Tensor, steps: Tensor, shape: 
 
     Box-Muller (1958): r = sqrt(-2 ln u), r cos 2πv and r sin 2πv; u = (word + 1/2) / 2^32, so |x| < 6.8.
     """
-    count = math.prod(shape)
-    a, b, c, d = _words(seed, purpose, samples, steps, -(-count // 4))
+    return _box_muller(_words(seed, purpose, samples, steps.view(-1, 1), -(-math.prod(shape) // 4)), shape)
+
+
+def normals_each(seed: int, purpose: Purpose, samples: Tensor, steps: Tensor, shape: Sequence[int]) -> Tensor:
+    """The same numbers, float32 [B, *shape], for samples int64[B] each at a step of its own, int64[B]."""
+    return _box_muller(_words(seed, purpose, samples, steps.view(1, -1), -(-math.prod(shape) // 4)), shape)[0]
+
+
+def _box_muller(words: tuple[Tensor, ...], shape: Sequence[int]) -> Tensor:
+    a, b, c, d = words
     out = torch.empty((*a.shape, 4), dtype=torch.float32, device=a.device)
     for i, (u, v) in enumerate(((a, b), (c, d))):
         radius = u.to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
@@ -100,7 +108,7 @@ def normals(seed: int, purpose: Purpose, samples: Tensor, steps: Tensor, shape: 
         angle = (v - (1 << 31)).to(torch.float32).add_(0.5).mul_(2.0 * math.pi * 2.0**-32)
         torch.mul(radius, angle.cos(), out=out[..., 2 * i])
         torch.mul(radius, angle.sin_(), out=out[..., 2 * i + 1])
-    return out.flatten(2)[..., :count].view(*a.shape[:2], *shape)
+    return out.flatten(2)[..., : math.prod(shape)].view(*a.shape[:2], *shape)
 
 
 class WalkNoise:

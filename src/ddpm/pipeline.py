@@ -8,107 +8,49 @@ pictures.save("flowers")
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from ddpm.atomic import new_folder, write_json
 from ddpm.build import build_denoiser, build_net
-from ddpm.data import to_uint8
 from ddpm.denoiser import Denoiser
-from ddpm.draw import film, grid, picture
 from ddpm.errors import UserError
+from ddpm.grids import NAME as GRIDS
+from ddpm.grids import Grid, choose_grid
+from ddpm.interpolation import LAMBDAS, Interpolation, Mode, brought, check_shares, interpolate
 from ddpm.nets.unet import check_size
-from ddpm.noise import Purpose, WalkNoise, uniform
-from ddpm.samplers import make_sampler, walk
+from ddpm.noise import Purpose, uniform
+from ddpm.progressive import Completions, Progressive, completions, progressive
+from ddpm.samplers import make_sampler
+from ddpm.samples import Samples
 from ddpm.store import Description, Run, load_weights, open_checkpoint, sha256
+from ddpm.walks import Progress, Walks, pixels, ticks
 
 _ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = {"fashion": _ASSETS / "fashion.safetensors"}
 _FILM_FRAMES, _FILM_PICTURES = 40, 64
-_RECORD = "samples.json"
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Pictures a model drew: uint8 [N, C, H, W], a label each (or None), and how they were made.
-
-    `frames` holds the walk of the first pictures, uint8 [M, C, H, W] each, if it was asked for.
-    """
-
-    pixels: np.ndarray
-    labels: tuple[int, ...] | None
-    classes: tuple[str, ...]
-    record: dict[str, Any]
-    frames: tuple[np.ndarray, ...] = field(default=(), repr=False)
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def images(self) -> list[Image.Image]:
-        """As Pillow pictures."""
-        return [picture(one) for one in self.pixels]
-
-    def grid(self, columns: int | None = None, width: int = 640) -> Image.Image:
-        """As one picture, about `width` pixels wide."""
-        return grid(self.pixels, columns, width)
-
-    def save(self, folder: str | Path) -> Path:
-        """Writes grid.png, film.webp (if there are frames), pictures/ and samples.json; returns the folder.
-
-        The folder appears whole or not at all. One that `save` wrote before is replaced; UserError for any
-        other that is not empty. Each PNG carries the record in its text fields.
-        """
-        folder = check_out(folder)
-        try:
-            return self._save(folder)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
-
-    def _save(self, folder: Path) -> Path:
-        with new_folder(folder) as beside:
-            self.grid().save(beside / "grid.png", pnginfo=_text(self.record))
-            if self.frames:
-                film([grid(frame, width=480) for frame in self.frames], str(beside / "film.webp"))
-            (beside / "pictures").mkdir()
-            for i, image in enumerate(self.images()):
-                about = {**self.record, "picture": self.record["first"] + i}
-                name = f"{about['picture']:06d}"
-                if self.labels is not None:
-                    about["class"] = self.classes[self.labels[i]]
-                    name += "-" + re.sub(r"[^\w.-]+", "-", about["class"]).strip(".")
-                image.save(beside / "pictures" / f"{name}.png", pnginfo=_text(about))
-            labels = None if self.labels is None else list(self.labels)
-            write_json(beside / _RECORD, {**self.record, "classes": list(self.classes), "labels": labels})
-        return folder
-
-
-def check_out(folder: str | Path) -> Path:
-    """The folder, if samples may be saved there: new, empty, or holding only what `save` wrote before."""
-    folder = Path(folder)
-    if folder.resolve() == Path.cwd():
-        raise UserError(f"{folder}: is the folder you stand in; choose another --out")
-    if folder.is_file():
-        raise UserError(f"{folder}: is a file; choose another --out")
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if found and (_RECORD not in found or found - {_RECORD, "grid.png", "film.webp", "pictures"}):
-        raise UserError(f"{folder}: is not empty and holds more than ddpm sample wrote; choose another --out")
-    return folder
 
 
 class Pipeline:
-    """A denoiser with all that is needed to use it: classes and their frequencies, the pictures' size."""
+    """A denoiser with all that is needed to use it: classes and their frequencies, the pictures' size.
 
-    def __init__(self, denoiser: Denoiser, description: Description, name: str, checkpoint: str = ""):
+    `grids` is where its run has, or would have, the grids fitted to it; None for a model that is no run's.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        description: Description,
+        name: str,
+        checkpoint: str = "",
+        grids: Path | None = None,
+    ):
         self.denoiser, self.description, self.name, self.checkpoint = denoiser, description, name, checkpoint
+        self.grids = grids
         self.notes: list[str] = []
 
     @property
@@ -154,6 +96,7 @@ class Pipeline:
         first: int = 0,
         frames: bool = False,
         progress: Progress | None = None,
+        grid: str | Path = "even",
     ) -> Samples:
         """Pictures first … first + n − 1 of a seed; picture k is the same for any n and batch.
 
@@ -165,58 +108,171 @@ class Pipeline:
             batch: pictures computed at once; by default fewer of larger ones.
             frames: keep the walk of the first pictures for a film.
             progress: called with (steps done, steps in all).
+            grid: "even"; "fitted", the levels of the least bound that `ddpm evaluate --metrics grid` found for the
+                run; or a grids.json.
         """
-        if n < 1:
-            raise UserError(f"-n {n}: draw at least one picture")
+        check_count(n, first)
+        walks = self._walks(n, sampler, steps, eta, seed, size, batch, grid)
+        labels = self._labels(n, first, seed, label)
+        T = walks.model.chain.T
+        wanted = {round(i * T / _FILM_FRAMES) for i in range(_FILM_FRAMES + 1)} | {T}
+        drawn, kept = [], []
+        tick = ticks(progress, len(walks.batches(n)) * T)
+        for rows in walks.batches(n):
+            noise = walks.noise(first, rows)
+            x = noise(0)
+            for i, step in enumerate(walks.down(x, noise, None if labels is None else labels[rows])):
+                if frames and rows.start == 0 and i in wanted:
+                    kept.append(pixels(x[:_FILM_PICTURES]))
+                x = step.x
+                tick()
+            drawn.append(pixels(x))
+            if frames and rows.start == 0:
+                kept.append(drawn[0][:_FILM_PICTURES])
+        record = {**walks.about, "first": first}
+        classes = None if labels is None else tuple(labels.tolist())
+        return Samples(np.concatenate(drawn), classes, self.classes, record, tuple(kept))
+
+    def progressive(
+        self,
+        n: int = 8,
+        *,
+        sampler: str = "ddim",
+        steps: int | str | Sequence[int] | None = None,
+        eta: float = 0.0,
+        seed: int = 0,
+        label: str | int | Sequence[str | int] | None = None,
+        shown: int = 10,
+        batch: int | None = None,
+        first: int = 0,
+        progress: Progress | None = None,
+    ) -> Progressive:
+        """The pictures of `sample`, and x_t and x̂_0 at `shown` levels of their walks (Ho et al. 2020, figure 6).
+
+        The levels lie evenly over the steps, the first and the last among them; the rest as in `sample`.
+        """
+        check_count(n, first)
+        walks = self._walks(n, sampler, steps, eta, seed, batch=batch)
+        labels = self._labels(n, first, seed, label)
+        return progressive(walks, n, first, labels, self.classes, shown, progress)
+
+    def completions(
+        self,
+        t: int | Sequence[int],
+        n: int = 8,
+        *,
+        sampler: str = "ddpm",
+        steps: int | str | Sequence[int] | None = None,
+        eta: float = 0.0,
+        seed: int = 0,
+        number: int = 0,
+        label: str | int | None = None,
+        batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> Completions:
+        """What n walks make of one x_t, which is that of picture `number` of a seed (Ho et al. 2020, figure 7).
+
+        Args:
+            t: a level of noise of the model, 1 … T, or several; they join the levels that `steps` keeps.
+            number: a picture that `sample` draws with the same seed and steps, if its steps hold t.
+            label: a class by name or number; by default that picture's own.
+        """
+        check_count(n, number)
+        walks = self._walks(n, sampler, steps, eta, seed, batch=batch)
+        labels = self._labels(1, number, seed, label)
+        return completions(walks, n, _several(t), number, labels, self.classes, progress)
+
+    def interpolate(
+        self,
+        a: np.ndarray | Image.Image,
+        b: np.ndarray | Image.Image,
+        *,
+        t: int | Sequence[int] | None = None,
+        lambdas: Iterable[int | float] = LAMBDAS,
+        mode: Mode = "linear",
+        sampler: str = "ddpm",
+        steps: int | str | Sequence[int] | None = None,
+        eta: float = 0.0,
+        seed: int = 0,
+        label: str | int | Sequence[str | int] | None = None,
+        batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> Interpolation:
+        """Pictures between two, mixed at level t and walked down from there (Ho et al. 2020, figures 8 and 9).
+
+        Args:
+            a, b: Pillow pictures or uint8 [C, H, W], brought to the model's size and channels as its data was.
+            t: a level of noise of the model, 1 … T, or several; by default T/2. At T nothing of a and b is left.
+            lambdas: shares of b, 0 … 1.
+            mode: "linear", or "slerp" along the great circle.
+            steps: of the whole chain, as in `sample`; those from t down are walked.
+            label: for a model with classes, one for all, or a's (where λ < ½) and b's (from there on).
+        """
+        shares = check_shares(lambdas, mode)
+        data = self.description.config.data
+        sources = brought(a, data, "the first picture"), brought(b, data, "the second picture")
+        walks = self._walks(len(shares), sampler, steps, eta, seed, batch=batch)
+        if self.classes and label is None:
+            raise UserError(f"--class: {self.name} draws by class; give one, or that of each of the two pictures")
+        ends = self._labels(2, 0, seed, label)
+        labels = None if ends is None else ends[[int(share >= 0.5) for share in shares]]
+        levels = [max(1, self.denoiser.native.T // 2)] if t is None else _several(t)
+        return interpolate(walks, sources, levels, shares, mode, labels, self.classes, progress)
+
+    def fitted(self, steps: int | str | Sequence[int] | None = None, grid: str | Path = "fitted") -> Grid:
+        """The fitted grid of so many steps, by default of 50; of the run, or of a grids.json.
+
+        UserError if there is none. Where it was fitted to something else, `notes` says so.
+        """
+        if steps is None:
+            steps = min(50, self.denoiser.native.T)
+        if not str(steps).strip().isdecimal():
+            raise UserError(f"--steps {steps}: a fitted grid takes a number of steps, as 20")
+        grids, path = choose_grid(grid, self.grids, self.name, self.denoiser.native.T)
+        found = grids.grid(int(str(steps)))
+        for note in grids.differences(path, self.checkpoint, self.denoiser.variance):
+            if note not in self.notes:
+                self.notes.append(note)
+        return found
+
+    def _walks(
+        self,
+        n: int,
+        sampler: str,
+        steps: int | str | Sequence[int] | None,
+        eta: float,
+        seed: int,
+        size: tuple[int, int] | None = None,
+        batch: int | None = None,
+        grid: str | Path = "even",
+    ) -> Walks:
+        """The walks of n pictures, and the record of how they are made."""
         if batch is not None and batch < 1:
             raise UserError(f"--batch {batch}: is at least 1")
-        if first < 0:
-            raise UserError(f"first {first}: pictures are counted from 0")
         if size is not None and min(size) < 1:
             raise UserError(f"size {size[0]} x {size[1]}: is at least 1 x 1")
         method = make_sampler(sampler, eta)
+        levels = None if grid == "even" else self.fitted(steps, grid).levels
         if steps is None:
             steps = min(50, self.denoiser.native.T) if sampler == "ddim" else self.denoiser.native.T
-        model = self.denoiser.respace(steps)
+        model = self.denoiser.respace(levels or steps)
         model.eval()
         height, width = size or self.size
         check_size((height, width), getattr(model.net, "stride", 1))
-        shape = (self.description.config.data.channels, height, width)
-        labels = self._labels(n, first, seed, label)
         # As many as 64 (CPU) or 256 (GPU) pictures of 32 x 32, fewer of larger ones.
         usual = max(1, (64 if self.device.type == "cpu" else 256) * 1024 // max(1024, height * width))
-        batch = min(n, batch or usual)
-        wanted = {round(i * model.chain.T / _FILM_FRAMES) for i in range(_FILM_FRAMES + 1)} | {model.chain.T}
-        pixels, kept = [], []
-        done, total = 0, -(-n // batch) * model.chain.T
-        for start in range(0, n, batch):
-            count = min(batch, n - start)
-            numbers = torch.arange(first + start, first + start + count, device=self.device)
-            noise = WalkNoise(seed, numbers, shape)
-            cond = {} if labels is None else {"label": labels[start : start + count].to(self.device)}
-            x = noise(0)
-            for i, step in enumerate(walk(model, method, x, noise, **cond)):
-                if frames and start == 0 and i in wanted:
-                    kept.append(_pixels(x[:_FILM_PICTURES]))
-                x = step.x
-                done += 1
-                if progress:
-                    progress(done, total)
-            pixels.append(_pixels(x))
-            if frames and start == 0:
-                kept.append(pixels[0][:_FILM_PICTURES])
-        record = {
+        about = {
             "model": self.name,
             "checkpoint": self.checkpoint,
             "seed": seed,
             "sampler": sampler,
             "steps": model.chain.T,
             **({"eta": eta} if sampler == "ddim" else {}),
-            **({} if isinstance(steps, int) else {"grid": str(steps)}),
-            "first": first,
+            **({} if levels or isinstance(steps, int) else {"grid": str(steps)}),
+            **({"grid": str(grid), "levels": list(levels)} if levels else {}),
         }
-        drawn = None if labels is None else tuple(labels.tolist())
-        return Samples(np.concatenate(pixels), drawn, self.classes, record, tuple(kept))
+        shape = (self.description.config.data.channels, height, width)
+        return Walks(model, method, seed, shape, min(n, batch or usual), about)
 
     def _labels(self, n: int, first: int, seed: int, label: Any) -> torch.Tensor | None:
         if isinstance(label, (torch.Tensor, np.ndarray, np.integer)):
@@ -233,6 +289,21 @@ class Pipeline:
         edges = torch.tensor(frequencies, dtype=torch.float64).cumsum(0)
         u = uniform(seed, Purpose.LABELS, torch.arange(first, first + n), 0)[:, 0]
         return torch.searchsorted(edges, u * edges[-1], right=True).clamp_(max=len(self.classes) - 1)
+
+
+def _several(t: int | Sequence[int]) -> list[int]:
+    levels = [int(t)] if isinstance(t, (int, np.integer)) else [int(one) for one in t]
+    if not levels:
+        raise UserError("t: name at least one level of noise")
+    return levels
+
+
+def check_count(n: int, first: int) -> None:
+    """UserError unless pictures first … first + n − 1 can be drawn."""
+    if n < 1:
+        raise UserError(f"-n {n}: draw at least one picture")
+    if first < 0:
+        raise UserError(f"first {first}: pictures are counted from 0")
 
 
 def load(model: str | Path, device: str | torch.device | None = None, weights: str = "ema") -> Pipeline:
@@ -252,9 +323,18 @@ def load(model: str | Path, device: str | torch.device | None = None, weights: s
     place = pick_device(device)
     net = net.to(place, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     name = Path(model).resolve().name.removesuffix(".safetensors") or str(model)
-    pipeline = Pipeline(build_denoiser(description.config, net), description, name, sha256(path)[:16])
+    denoiser = build_denoiser(description.config, net)
+    pipeline = Pipeline(denoiser, description, name, sha256(path)[:16], grids_path(model))
     pipeline.notes += notes
     return pipeline
+
+
+def grids_path(model: str | Path) -> Path | None:
+    """Where the run that MODEL is, or is a checkpoint of, keeps its fitted grids; None for what is no run's."""
+    path = Path(model)
+    if (path / "state.json").is_file():
+        return path.resolve().parent.parent / GRIDS
+    return path / GRIDS if path.is_dir() else None
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -301,15 +381,3 @@ def find(model: str | Path, weights: str = "ema") -> tuple[Path, list[str]]:
     near = difflib.get_close_matches(str(model), names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
     raise UserError(f"{model}: there is no such file, folder or embedded model; {hint}")
-
-
-def _pixels(x: torch.Tensor) -> np.ndarray:
-    pixels: np.ndarray = to_uint8(x.float().cpu()).numpy()
-    return pixels
-
-
-def _text(record: dict[str, Any]) -> PngImagePlugin.PngInfo:
-    info = PngImagePlugin.PngInfo()
-    for key, value in record.items():
-        info.add_text(f"ddpm:{key}", str(value))
-    return info

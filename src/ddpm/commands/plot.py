@@ -7,10 +7,8 @@ schedule    ᾱ_t = α_t² and log SNR_t = −γ_t over t, and the levels that a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +16,7 @@ import numpy as np
 import tyro
 
 from ddpm.commands.options import console, parse_size, read, unset
+from ddpm.commands.picture import by_number
 from ddpm.errors import UserError
 from ddpm.presets import PRESETS
 
@@ -65,7 +64,8 @@ class Schedule:
     steps: Annotated[int, tyro.conf.arg(metavar="T")] = 1000
     """T of the schedules linear, cosine and sigmoid."""
     respace: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SPEC ...")] = ()
-    """Mark the levels kept, a row a SPEC: 50, 10,15,20, ddim25."""
+    """Mark the levels kept, a row a SPEC: 50, 10,15,20, ddim25; fitted:20, as ddpm evaluate --metrics
+    grid left them in the run, or FILE:20."""
     out: Annotated[Path | None, unset("FILE", "plots/schedule.png")] = None
     """A .png, .svg or .pdf file."""
 
@@ -133,10 +133,18 @@ def find_chain(name: str, steps: int) -> Chain:
     return build_chain(load_weights(path)[1].config)
 
 
-def respaced(chain: Chain, spec: str) -> Chain:
-    """The chain's levels that --respace SPEC keeps."""
+def respaced(name: str, chain: Chain, spec: str) -> Chain:
+    """The levels that --respace SPEC keeps of the chain that goes by a name."""
+    from ddpm.grids import choose_grid
+    from ddpm.pipeline import grids_path
+
+    which, _, steps = spec.strip().rpartition(":")
+    if which:
+        if not steps.isdecimal():
+            raise UserError(f"--respace {spec}: takes a number of steps after the colon, as {which}:20")
+        grids, _ = choose_grid(which, grids_path(name), name, chain.T, f"--respace {spec}")
     try:
-        return chain.respace(spec)
+        return chain.respace(grids.grid(int(steps)).levels if which else spec)
     except UserError as error:  # the same words under the option's own name
         raise UserError(f"--respace {spec}: {str(error).partition(': ')[2]}") from None
 
@@ -193,34 +201,13 @@ def log_of(value: float) -> str:
 def read_picture(options: Forward) -> Tensor:
     """x_0 float32 [1, C, H, W] in [−1, 1], grey or colour as the picture is."""
     import torch
-    from PIL import UnidentifiedImageError
-    from PIL.Image import open as open_image
 
-    from ddpm.data import decode, open_source
-    from ddpm.data.files import located
+    from ddpm.data import decode
 
-    opened: Callable[[], AbstractContextManager[Image.Image]]
-    path = located(options.picture)
-    try:
-        with open_image(path, formats=decode.FORMATS):
-            pass
-    except (OSError, UnidentifiedImageError):  # a set, then; or nothing, and open_source says what would do
-        try:
-            source = open_source(options.picture)
-        except UserError as error:
-            raise UserError(f"{error}; or give one picture's file") from None
-        if not 0 <= options.number < len(source):
-            raise UserError(
-                f"--number {options.number}: {options.picture} has the pictures 0 to {len(source) - 1}"
-            ) from None
-        opened = partial(source.opened, options.number)
-    else:
-        if options.number:
-            raise UserError(f"--number {options.number}: {options.picture} is a single picture; leave it out")
-        opened = partial(open_image, path, formats=decode.FORMATS)
+    chosen = by_number(options.picture, options.number)
     size = parse_size(options.size)
     try:
-        with opened() as image:
+        with chosen.opened() as image:
             pixels = _fitted(image, size)
     except Exception as error:  # PIL's readers raise almost anything for a broken file
         raise UserError(f"{options.picture}: cannot be decoded ({decode.reason(error)}); give another") from None
@@ -250,23 +237,25 @@ def schedule(options: Schedule) -> Figure:
     from ddpm.draw.plots import curves
 
     chains: dict[str, Chain] = {}
+    fitted = any(":" in spec for spec in options.respace)  # each model has its own grid
     for name in options.names or SCHEDULES:
         chain = find_chain(name, options.steps)
-        same = [k for k, other in chains.items() if np.array_equal(other.gamma, chain.gamma)]
+        same = [k for k, other in chains.items() if np.array_equal(other.gamma, chain.gamma) and not fitted]
         if same:  # one line for both, under both names
             chains = {f"{k}, {name}" if k == same[0] else k: other for k, other in chains.items()}
         else:
             chains[name] = chain
+    names = list(chains)
     if len({chain.T for chain in chains.values()}) > 1:
         chains = {f"{name} (T = {chain.T})": chain for name, chain in chains.items()}
     if not options.respace:
         return curves([panels(chains)])
     rows, titles = [], []
     for spec in options.respace:
-        kept = {name: respaced(chain, spec) for name, chain in chains.items()}
+        kept = {label: respaced(name, chains[label], spec) for name, label in zip(names, chains, strict=True)}
         rows.append(panels(chains, kept))
         counts = [f"{kept[name].T} of {chain.T}" for name, chain in chains.items()]
-        what = "" if spec.strip().isdecimal() else f"{spec}: "
+        what = "" if spec.strip().isdecimal() else f"{spec.rpartition(':')[0] or spec}: "
         titles.append(f"{what}{' or '.join(dict.fromkeys(counts))} levels")
     return curves(rows, titles)
 

@@ -23,8 +23,10 @@ class Options:
     """Number of pictures."""
     sampler: Literal["ddpm", "ddim"] = "ddim"
     """ddpm is ancestral sampling, ddim the faster deterministic walk."""
-    steps: Annotated[str | None, unset("STEPS", "50 for ddim, all for ddpm")] = None
+    steps: Annotated[str | None, unset("STEPS", "50 for ddim and for a fitted grid, all for ddpm")] = None
     """How many: 50, or of each section of the chain: 10,15,20, or a whole stride: ddim25."""
+    grid: Annotated[str, tyro.conf.arg(metavar="even|fitted|FILE")] = "even"
+    """Evenly spaced levels, or those that ddpm evaluate --metrics grid left in the run, or in a grids.json."""
     eta: float = 0.0
     """Noise in ddim's steps: 0 none, 1 as much as in ancestral sampling."""
     seed: int = 0
@@ -48,11 +50,14 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "sample", arguments, _DESCRIPTION)
     from ddpm.memory import keep_freed_memory
-    from ddpm.pipeline import check_out, load
+    from ddpm.pipeline import load
+    from ddpm.samples import check_out
 
     keep_freed_memory()
     out = console()
     model = load(options.model, options.device, options.weights)
+    if options.grid != "even":
+        model.fitted(options.steps, options.grid)  # what there is to say of it is said before time is spent
     for note in model.notes:
         out.print(f"note: {note}")
     folder = check_out(options.out or Path("samples") / model.name)
@@ -70,14 +75,16 @@ def main(arguments: Sequence[str]) -> int:
             batch=options.batch,
             frames=options.film,
             progress=advance,
+            grid=options.grid,
         )
     seconds = time.perf_counter() - start
     samples.save(folder)
     if replaced:
         out.print(f"the samples that were in {folder} are replaced")
     record = samples.record
+    fitted = "" if options.grid == "even" else " fitted"
     out.print(
-        f"{len(samples)} pictures of {model.name}, {record['sampler']} with {record['steps']} steps, "
+        f"{len(samples)} pictures of {model.name}, {record['sampler']} with {record['steps']}{fitted} steps, "
         f"seed {options.seed}, in {seconds:.1f} s on {model.device}"
     )
     out.print(f"open {folder / 'grid.png'}" + (f" or {folder / 'film.webp'}" if options.film else ""))

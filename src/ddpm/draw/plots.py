@@ -43,22 +43,27 @@ _UNDATED: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"Creati
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """y over x, both [N], and dots on it at dots = (x [M], y [M])."""
+    """y over x, both [N], dots on it at dots = (x [M], y [M]), and a pale band from low to high, both [N]."""
 
     name: str
     x: np.ndarray
     y: np.ndarray
     dots: tuple[np.ndarray, np.ndarray] | None = None
+    band: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines in one frame, coloured by their place, so alike in every panel; texts may hold $mathtext$."""
+    """Lines in one frame, coloured by their place, so alike in every panel; texts may hold $mathtext$.
+
+    log: the axes that are logarithmic, "x", "y" or "xy"; what is not positive has no place on them.
+    """
 
     title: str
     lines: Sequence[Line]
     x_label: str = ""
     y_label: str = ""
+    log: str = ""
 
 
 def curves(rows: Sequence[Sequence[Panel]], titles: Sequence[str] = ()) -> Figure:
@@ -84,19 +89,26 @@ def curves(rows: Sequence[Sequence[Panel]], titles: Sequence[str] = ()) -> Figur
             box = (x / width, bottom / height, _PANEL_WIDTH / width, _PANEL_HEIGHT / height)
             axes = figure.add_axes(box)
             _draw(axes, panel)
-            axes.set_xlim(min(ends), max(ends))
+            low, high = min(ends), max(ends)
+            if low < high:  # one point alone stands in the middle
+                from_zero = 0.0 < low < 0.01 * high and "x" not in panel.log
+                axes.set_xlim(0.0 if from_zero else low, high)  # 0 is worth its number
             if c == len(row) - 1:
                 _name(axes, panel.lines)
     return figure
 
 
 def _draw(axes: Any, panel: Panel) -> None:
+    axes.set_xscale("log" if "x" in panel.log else "linear")
+    axes.set_yscale("log" if "y" in panel.log else "linear")
     last = max(1, len(panel.lines) - 1)
     for i, line in enumerate(panel.lines):
         colour = COLOURS[i % len(COLOURS)]
         # Where lines coincide, those below show on both sides of those above.
         thick = 0.8 if line.dots else 1.2 + 0.8 * (1 - i / last) * (len(panel.lines) > 1)
         axes.plot(line.x, line.y, color=colour, linewidth=thick, solid_capstyle="round")
+        if line.band:
+            axes.fill_between(line.x, *line.band, color=colour, alpha=0.2, linewidth=0.0)
         if line.dots:
             axes.plot(
                 *line.dots,
@@ -111,6 +123,9 @@ def _draw(axes: Any, panel: Panel) -> None:
     axes.set_xlabel(panel.x_label, size=_TEXT, color=MUTED, labelpad=2)
     axes.set_ylabel(panel.y_label, size=_TEXT, color=MUTED, labelpad=2)
     axes.tick_params(labelsize=_SMALL, labelcolor=MUTED, color=RULE, length=2.5, width=0.6)
+    axes.tick_params(which="minor", color=RULE, length=1.5, width=0.4)
+    if "x" not in panel.log and all(np.array_equal(line.x, np.rint(line.x)) for line in panel.lines):
+        axes.xaxis.get_major_locator().set_params(integer=True)  # steps and levels have no halves
     axes.margins(x=0.0, y=0.04)
     axes.grid(True, color=RULE, linewidth=0.4)
     axes.set_axisbelow(True)
@@ -123,8 +138,8 @@ def _name(axes: Any, lines: Sequence[Line]) -> None:
     """Names beside the lines' right ends, moved apart as far as they would cover each other."""
     if not lines:
         return
-    low, high = axes.get_ylim()
-    ends = [(line.y[-1] - low) / (high - low) for line in lines]
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = [float(to_axes.transform((line.x[-1], line.y[-1]))[1]) for line in lines]
     step = 1.35 * _TEXT / 72 / _PANEL_HEIGHT  # a line of text as a share of the panel
     for i, place in enumerate(apart(ends, step)):
         axes.annotate(

@@ -1,5 +1,32 @@
-"""What a model is worth, in numbers: bits/dim, rate and distortion, and the walks that follow from them."""
+"""What a model is worth, in numbers: bits/dim, rate and distortion, the best grids, and what is kept of them.
+
+likelihood.py    bits of a batch of pictures: every term, or an estimate
+reference.py     DATA as the model wants its pictures
+measuring.py     which number, and the pass over a set, on with which it goes after a stop
+summary.py       what it comes to: bits/dim with its parts, terms over t
+rate.py          rate and distortion against reverse steps
+spacing.py       the best K levels
+records.py       the folder that keeps batches and results
+"""
 
 from ddpm.evaluate.likelihood import Bits, Estimate, bound_levels, estimate, likelihood
+from ddpm.evaluate.measuring import Measurement, choose, measure
+from ddpm.evaluate.records import Records
+from ddpm.evaluate.reference import Reference, open_reference
+from ddpm.evaluate.summary import Summary, summarise
 
-__all__ = ["Bits", "Estimate", "bound_levels", "estimate", "likelihood"]
+__all__ = [
+    "Bits",
+    "Estimate",
+    "Measurement",
+    "Records",
+    "Reference",
+    "Summary",
+    "bound_levels",
+    "choose",
+    "estimate",
+    "likelihood",
+    "measure",
+    "open_reference",
+    "summarise",
+]

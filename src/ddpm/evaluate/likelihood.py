@@ -22,9 +22,9 @@ from torch import Tensor
 
 from ddpm.bound import Decoder, prior, term
 from ddpm.chain import Chain, levels
-from ddpm.denoiser import Denoiser
+from ddpm.denoiser import Denoiser, Prediction
 from ddpm.gaussian import Gaussian
-from ddpm.noise import Purpose, normals, uniform
+from ddpm.noise import Purpose, normals_each, uniform
 
 Progress = Callable[[int, int], None]
 
@@ -45,8 +45,8 @@ class Bits(NamedTuple):
 class Estimate(NamedTuple):
     """Bits/dim of each picture from M levels drawn of t = 2 … T, float64 on the CPU.
 
-    total = prior + decoder + Σ weight · terms, whose mean over the draws is the T-step bound. A weight says how many
-    terms the one stands for.
+    total = prior + decoder + Σ weight · terms, whose mean over the draws is the T-step bound. A weight says how
+    many terms the one stands for.
     """
 
     total: Float[Tensor, "B"]
@@ -71,11 +71,11 @@ def likelihood(
 
     progress: called with (terms done, terms in all).
     """
-    chain, x0 = model.chain, _exact(x0)
+    chain, x0 = model.chain, exact(x0)
     places = model.native.places(chain)
     terms, errors = [], []
     for t in range(1, chain.T + 1):
-        eps = _noise(seed, numbers, int(places[t]), x0)
+        eps = noise_at(seed, numbers, int(places[t]), x0)
         bits, error = _one(model, x0, eps, t, t - 1, decoder, cond)
         terms.append(bits)
         errors.append(error)
@@ -99,9 +99,9 @@ def estimate(
 
     Levels are drawn evenly over `level_probabilities`, one in each of as many equal parts of it (stratified).
     """
-    chain, x0 = model.chain, _exact(x0)
+    chain, x0 = model.chain, exact(x0)
     places = torch.from_numpy(model.native.places(chain))
-    decoded, _ = _one(model, x0, _noise(seed, numbers, int(places[1]), x0), 1, 0, decoder, cond)
+    decoded, _ = _one(model, x0, noise_at(seed, numbers, int(places[1]), x0), 1, 0, decoder, cond)
     before = prior(chain, x0).cpu()
     if chain.T == 1:
         none = torch.zeros(len(x0), 0, dtype=torch.float64)
@@ -115,9 +115,7 @@ def estimate(
     terms, errors = [], []
     for m in range(draws):
         t = levels[:, m].contiguous()
-        eps = torch.cat(
-            [_noise(seed, numbers[i : i + 1], int(places[t[i]]), x0[i : i + 1]) for i in range(len(t))]
-        )
+        eps = noise_at(seed, numbers, places[t], x0)
         bits, error = _one(model, x0, eps, t, t - 1, decoder, cond)
         terms.append(bits)
         errors.append(error)
@@ -157,20 +155,28 @@ def _one(
     cond: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     """Bits/dim of the step t → s, and the squared error of x̂_0, float64[B] on the CPU."""
-    with torch.no_grad():
-        xt = model.chain.q(x0, t).sample(eps)
-        output = model.output(xt.float(), t, **cond).to(x0.dtype)
-        prediction = model.read(output, xt, t)
-        bits = term(model, x0, xt, t, s, prediction, decoder)
-        error = (prediction.x0 - x0).square().flatten(1).mean(1)
+    xt, prediction = look(model, x0, eps, t, cond)
+    bits = term(model, x0, xt, t, s, prediction, decoder)
+    error = (prediction.x0 - x0).square().flatten(1).mean(1)
     return bits.cpu().double(), error.cpu().double()
 
 
-def _noise(seed: int, numbers: Tensor, level: int, x0: Tensor) -> Tensor:
-    made = normals(seed, Purpose.BOUND, numbers.to(x0.device), torch.tensor([level]), x0.shape[1:])[0]
-    return made.to(x0.dtype)
+def look(
+    model: Denoiser, x0: Float[Tensor, "B *D"], eps: Float[Tensor, "B *D"], t: int | Tensor, cond: dict[str, Any]
+) -> tuple[Float[Tensor, "B *D"], Prediction]:
+    """x_t ~ q(x_t|x_0), and what the model sees in it; the net in its own precision, all else in that of x_0."""
+    with torch.no_grad():
+        xt = model.chain.q(x0, t).sample(eps)
+        output = model.output(xt.float(), t, **cond).to(x0.dtype)
+        return xt, model.read(output, xt, t)
 
 
-def _exact(x0: Tensor) -> Tensor:
+def noise_at(seed: int, numbers: Tensor, level: int | Tensor, x0: Tensor) -> Tensor:
+    """The noise of these pictures at a level of the native chain, or int64[B], each at its own."""
+    levels = level if isinstance(level, Tensor) else torch.tensor([level]).expand(len(x0))
+    return normals_each(seed, Purpose.BOUND, numbers.to(x0.device), levels, x0.shape[1:]).to(x0.dtype)
+
+
+def exact(x0: Tensor) -> Tensor:
     """In float64, where the device has it."""
     return x0.double() if x0.device.type != "mps" else x0

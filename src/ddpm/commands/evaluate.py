@@ -1,0 +1,194 @@
+"""`ddpm evaluate MODEL --reference DATA --metrics nll`: what a model is worth, in numbers, on any pictures."""
+
+from __future__ import annotations
+
+import difflib
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from ddpm.commands.options import console, read, stages, unset
+from ddpm.errors import UserError
+from ddpm.units import counted
+from ddpm.version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ddpm.denoiser import Denoiser
+    from ddpm.evaluate import Reference
+    from ddpm.pipeline import Pipeline
+
+METRICS = {
+    "nll": "bits/dim, the variational bound on the likelihood, with its parts",
+    "rate": "rate and distortion against reverse steps",
+    "grid": "the best levels for every number of steps, for --grid fitted",
+}
+_DESCRIPTION = (
+    "Measures a model on pictures. Metrics: "
+    + "; ".join(f"{name}, {line}" for name, line in METRICS.items())
+    + ". What was measured is kept: the same command goes on after a stop."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
+    """A run's folder, a .safetensors file, or the embedded model fashion."""
+    reference: Annotated[str, tyro.conf.arg(metavar="DATA")]
+    """Pictures as ddpm train takes them; held-out for those held out of the model's own training."""
+    metrics: Annotated[str, tyro.conf.arg(metavar="METRIC,...")] = "nll"
+    """What is measured, with commas between: nll, rate, grid."""
+    steps: Annotated[str | None, unset("all|K", "an estimate for nll, all for rate")] = None
+    """all measures every term of the bound; K the bound of a chain of K even levels and all of 1 ... T/K."""
+    grid: Annotated[str, tyro.conf.arg(metavar="even|fitted|FILE")] = "even"
+    """With --steps K, the bound of a chain of K fitted levels instead, which the metric grid found: the run's, or
+    those of a grids.json."""
+    levels: Annotated[int | None, unset("M", "32")] = None
+    """Levels drawn a picture for the estimate."""
+    n: Annotated[
+        str | None, unset("N|all", "all up to 1,000, for grid up to 100", aliases=["-n"], name="number")
+    ] = None
+    """Pictures, evenly spread over DATA and the same every time."""
+    seed: int = 0
+    """Seed of the noise, and of the levels drawn."""
+    batch: Annotated[int | None, unset("B", "64 of 32 x 32 on a CPU, 256 on a GPU")] = None
+    """Pictures computed at once."""
+    variance: Annotated[
+        Literal["small", "large", "learned", "learned_range"] | None, unset("VARIANCE", "the model's own")
+    ] = None
+    """Variance of a reverse step: small or large, or learned if the net was trained so."""
+    weights: Literal["ema", "model"] = "ema"
+    """Averaged weights, or as they are."""
+    device: Annotated[str | None, unset("DEVICE", "a GPU if there is one")] = None
+    """cpu, cuda or mps."""
+    out: Annotated[Path | None, unset("DIR", "RUN/evaluation, or evaluation/MODEL")] = None
+    """Folder written to; each setting has a folder of its own in it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A model and the pictures it is measured on."""
+
+    options: Options
+    model: Pipeline
+    reference: Reference
+    out: Path
+    console: Console
+
+    def numbers(self, usual: int) -> np.ndarray:
+        """The pictures to measure: as many as asked for, else the usual number if there are so many."""
+        n, total = self.options.n, len(self.reference)
+        return self.reference.spread(min(usual, total) if n is None else total if n == "all" else int(n))
+
+    def key(self) -> dict[str, Any]:
+        """What decides the numbers, whatever is measured."""
+        return {
+            "checkpoint": self.model.checkpoint,
+            "reference": self.reference.pictures.fingerprint,
+            "classes": list(self.model.classes),
+            "seed": self.options.seed,
+            "device": self.model.device.type,
+        }
+
+    def about(self, n: int) -> dict[str, Any]:
+        """What a result over n pictures says of where it comes from."""
+        import torch
+
+        model, reference, total = self.model, self.reference, len(self.reference)
+        return {
+            "model": model.name,
+            "checkpoint": model.checkpoint,
+            "step": model.description.step,
+            "weights": self.options.weights if Path(self.options.model).is_dir() else "as in the file",
+            "reference": {
+                "data": self.options.reference,
+                "name": reference.name,
+                "fingerprint": reference.pictures.fingerprint,
+                "pictures": total,
+                "size": list(reference.pictures.size),
+                "channels": reference.pictures.channels,
+                "notes": list(reference.notes),
+            },
+            "pictures": n,
+            "which": "all" if n == total else f"number k * {total} // {n} for k = 0 ... {n - 1}",
+            "seed": self.options.seed,
+            "device": str(model.device),
+            "versions": {"ddpm": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        }
+
+    def measured_on(self, n: int) -> str:
+        """The pictures, in words."""
+        total = len(self.reference)
+        spread = f", evenly spread over its {total:,}" if n < total else ""
+        return f"{counted(n, 'picture')} of {self.reference.name}{spread}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = read(Options, "evaluate", arguments, _DESCRIPTION)
+    metrics = parse_metrics(options.metrics)
+    check(options)
+    from ddpm.memory import keep_freed_memory
+    from ddpm.pipeline import load
+
+    keep_freed_memory()
+    out = console()
+    model = load(options.model, options.device, options.weights)
+    from ddpm.commands.evaluate_bits import choose_measurement, measure_bits
+    from ddpm.commands.evaluate_grid import measure_grid
+    from ddpm.evaluate import open_reference
+
+    model.denoiser = with_variance(model, options.variance)
+    what = choose_measurement(model, options, metrics)
+    with stages() as advance:
+        reference = open_reference(options.reference, model, advance)
+    for note in (*model.notes, *reference.notes):
+        out.print(f"note: {note}")
+    usual = Path("evaluation") / model.name if model.grids is None else model.grids.parent / "evaluation"
+    case = Case(options, model, reference, options.out or usual, out)
+    if what is not None:
+        measure_bits(case, what, metrics)
+    if "grid" in metrics:
+        measure_grid(case)
+    return 0
+
+
+def parse_metrics(text: str) -> tuple[str, ...]:
+    """The metrics asked for; UserError for one that there is not."""
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for name in found:
+        if name not in METRICS:
+            near = difflib.get_close_matches(name, METRICS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(METRICS)}"
+            raise UserError(f"--metrics {name}: no such metric; {hint}")
+    if not found:
+        raise UserError(f"--metrics: name at least one of {', '.join(METRICS)}")
+    return found
+
+
+def check(options: Options) -> None:
+    """UserError for a number out of its range."""
+    if options.batch is not None and options.batch < 1:
+        raise UserError(f"--batch {options.batch}: is at least 1")
+    if not 0 <= options.seed < 2**64:
+        raise UserError(f"--seed {options.seed}: lies in [0, 2^64)")
+    if options.n not in (None, "all") and not (options.n.isascii() and options.n.isdecimal()):
+        raise UserError(f"-n {options.n}: takes a number of pictures, or all")
+    if options.out is not None and options.out.is_file():
+        raise UserError(f"--out {options.out}: is a file; name a folder")
+
+
+def with_variance(model: Pipeline, variance: str | None) -> Denoiser:
+    """The model with another variance of its reverse steps; UserError for one it has not learned."""
+    own = model.description.config.denoiser.variance
+    if variance is None or variance == own:
+        return model.denoiser
+    if variance not in ("small", "large"):
+        has = f"has learned {own}" if own.startswith("learned") else "has learned none"
+        raise UserError(f"--variance {variance}: {model.name} {has}; take small, large, or leave it out")
+    return model.denoiser.with_variance("small" if variance == "small" else "large")

@@ -1,0 +1,219 @@
+"""Which number is measured, and the pass over the pictures that measures it; stopped, it can be gone on with.
+
+    every term     the bound of the T-step chain, all T terms of each picture
+    estimate       the same bound in the mean, from the decoder's term and M drawn ones a picture
+    respaced       the bound of a chain of fewer levels: its own, which estimates neither of the others
+
+    what = choose(model.denoiser, steps=None, draws=None)      or steps="all", steps="50"
+    measured = measure(what, reference, reference.spread(1000), Records(out, "flowers", key))
+    print(what.words(), summarise(what, measured).total)
+
+A picture's numbers depend on the picture, its number and the seed alone, up to the last bits of the net's own
+sums, which a batch's size may change. What was measured is read back from the disk in the order of the pictures:
+a pass that was stopped gives the same results as one that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from ddpm.denoiser import Denoiser
+from ddpm.errors import UserError
+from ddpm.evaluate.likelihood import Bits, Estimate, Progress, bound_levels, estimate, likelihood
+from ddpm.evaluate.records import Records
+from ddpm.evaluate.reference import Reference
+from ddpm.units import counted
+
+DRAWS = 32
+"""Levels drawn a picture, unless asked for otherwise."""
+FORMAT = 1
+"""Goes up whenever the same pictures would be measured as other numbers."""
+
+Kind = Literal["every term", "estimate", "respaced"]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """A model, measured on the whole of its chain or at `draws` levels a picture.
+
+    steps: as it was asked for; fitted: whether the chain's levels are those of a fitted grid.
+    """
+
+    kind: Kind
+    model: Denoiser
+    draws: int = 0
+    steps: str = "all"
+    fitted: bool = False
+
+    @property
+    def levels(self) -> Int64[np.ndarray, "T"]:
+        """Levels of the native chain that the measured chain has, ascending, 0 left out."""
+        return self.model.native.places(self.model.chain)[1:]
+
+    @property
+    def evaluations(self) -> int:
+        """Of the net, a picture."""
+        return self.draws + 1 if self.kind == "estimate" else self.model.chain.T
+
+    @property
+    def slug(self) -> str:
+        """The kind, for a file's name."""
+        of = f"{self.steps}-steps" + ("-fitted" if self.fitted else "")
+        return {"every term": "all", "estimate": "estimate", "respaced": of}[self.kind]
+
+    def words(self) -> str:
+        """What the number is."""
+        T = self.model.native.T
+        if self.kind == "every term":
+            return f"bound of the {T:,}-step chain, every term"
+        if self.kind == "estimate":
+            how = f"the decoder's term and {counted(self.draws, 'drawn one')} a picture"
+            return f"Monte-Carlo estimate of the bound of the {T:,}-step chain: {how}"
+        how = "those fitted to it" if self.fitted else self.steps
+        if self.even:
+            how = f"{self.steps} evenly spaced, and all of 1 … {T // int(self.steps)}"
+        of = f"bound of a chain of {self.model.chain.T:,} of the {T:,} levels: {how}"
+        return f"{of}; its own bound, no estimate of the {T:,}-step chain's"
+
+    def title(self) -> str:
+        """The same in a few words."""
+        T = self.model.native.T
+        if self.kind == "respaced":
+            return f"Own bound of a chain of {self.model.chain.T:,} of {T:,} levels"
+        return ("Bound" if self.kind == "every term" else "Estimate of the bound") + f" of the {T:,}-step chain"
+
+    @property
+    def even(self) -> bool:
+        """Whether the chain is that of K even levels and 1 … T/K."""
+        return self.kind == "respaced" and not self.fitted and self.steps.isdecimal()
+
+    def about(self) -> dict[str, Any]:
+        """The same as plain values, for a record and a key."""
+        model, estimated = self.model, self.kind == "estimate"
+        return {
+            "kind": self.kind,
+            "T": model.native.T,
+            "steps": self.steps,
+            "fitted": self.fitted,
+            "chain": "every level" if self.kind != "respaced" else self.levels.tolist(),
+            "draws": self.draws if estimated else None,
+            "variance": model.variance,
+            "clip": model.clip,
+        }
+
+
+def choose(
+    model: Denoiser, steps: str | None = None, draws: int | None = None, fitted: Sequence[int] | None = None
+) -> Measurement:
+    """The measurement of a model on its native chain.
+
+    steps: None for an estimate from so many draws (32), "all" for every term, "50" for the chain of K levels and
+    1 … T/K, or another spec of Chain.respace for that chain. fitted: the levels of a fitted grid of so many steps,
+    in place of these. A chain so short that drawing saves nothing is measured whole. UserError for settings that
+    do not go together.
+    """
+    T = model.chain.T
+    if draws is not None and steps is not None:
+        raise UserError(f"--levels {draws}: so many are drawn from the whole chain; leave out --steps {steps}")
+    if steps is None:
+        if draws is not None and not 1 <= draws < T - 1:
+            raise UserError(
+                f"--levels {draws}: draws 1 to {T - 2} of a chain of {T} steps; --steps all measures every term"
+            )
+        if (draws or DRAWS) < T - 1:
+            return Measurement("estimate", model, draws or DRAWS)
+        return Measurement("every term", model)
+    steps = steps.strip()
+    if fitted is not None:
+        return Measurement("respaced", model.respace(fitted), steps=steps, fitted=True)
+    if steps in ("all", str(T)):
+        return Measurement("every term", model)
+    try:
+        levels = bound_levels(int(steps), T) if steps.isdecimal() else steps
+        return Measurement("respaced", model.respace(levels), steps=steps)
+    except UserError as error:
+        raise UserError(f"--steps {steps}: {str(error).partition(': ')[2]}") from None
+
+
+def usual_batch(device: torch.device, size: tuple[int, int]) -> int:
+    """Pictures at once: 64 (CPU) or 256 (GPU) of 32 x 32, fewer of larger ones."""
+    return max(1, (64 if device.type == "cpu" else 256) * 1024 // max(1024, size[0] * size[1]))
+
+
+def measure(
+    what: Measurement,
+    reference: Reference,
+    numbers: Int64[np.ndarray, "n"],
+    records: Records,
+    *,
+    seed: int = 0,
+    batch: int | None = None,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Bits | Estimate:
+    """Measures these pictures, but for those that the records have, and keeps each batch there once it is done.
+
+    device: where the net is. progress: called with (evaluations done, evaluations in all) of what is still to be
+    measured. UserError where a bound is no finite number.
+    """
+    device = device or torch.device("cpu")
+    there = records.there()
+    missing = np.array([number for number in numbers.tolist() if number not in there], dtype=np.int64)
+    for rows, tell in batches(missing, what.evaluations, batch or usual_batch(device, reference.size), progress):
+        made = _measured(what, reference, rows, seed, device, tell)
+        off = ~made.total.isfinite().numpy()
+        if off.any():
+            raise UserError(
+                f"{reference.name}: picture {rows[off][0]} has a bound of {made.total.numpy()[off][0]}: the net's "
+                "output is not finite, or its variance far off; try --variance large, or another checkpoint"
+            )
+        records.add(rows, {name: values.numpy() for name, values in made._asdict().items()})
+    arrays = {name: torch.from_numpy(values) for name, values in records.read(numbers).items()}
+    return Estimate(**arrays) if what.kind == "estimate" else Bits(**arrays)
+
+
+def batches(
+    numbers: Int64[np.ndarray, "n"], evaluations: int, batch: int, progress: Progress | None
+) -> Iterator[tuple[Int64[np.ndarray, "B"], Progress]]:
+    """Pictures so many at a time, each with what is to be told how far it is; counts evaluations of the net."""
+    total = len(numbers) * evaluations
+    for first in range(0, len(numbers), batch):
+        rows = numbers[first : first + batch]
+
+        def tell(done: int, of: int, first: int = first, count: int = len(rows)) -> None:
+            if progress:
+                progress(first * evaluations + count * evaluations * done // of, total)
+
+        yield rows, tell
+        tell(1, 1)
+
+
+def on_device(
+    reference: Reference, rows: Int64[np.ndarray, "B"], device: torch.device
+) -> tuple[Tensor, Int64[Tensor, "B"], dict[str, Any]]:
+    """Pictures, their numbers, and what the net is told beside t."""
+    x0, labels = reference.batch(rows)
+    x0 = x0.float().to(device) if device.type == "mps" else x0.to(device)  # which has no float64
+    return x0, torch.from_numpy(rows), {} if labels is None else {"label": labels.to(device)}
+
+
+def _measured(
+    what: Measurement,
+    reference: Reference,
+    rows: Int64[np.ndarray, "B"],
+    seed: int,
+    device: torch.device,
+    tell: Progress,
+) -> Bits | Estimate:
+    """One batch."""
+    x0, numbers, cond = on_device(reference, rows, device)
+    if what.kind == "estimate":
+        return estimate(what.model, x0, numbers, what.draws, seed, progress=tell, **cond)
+    return likelihood(what.model, x0, numbers, seed, progress=tell, **cond)
