@@ -181,6 +181,43 @@ def test_the_same_size_again_is_no_change(workplace):
     assert quietly(["train", "photos", *tiny.QUICK, "--steps", 4, "--out", "run", "--resume"]) == 0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--loss.kind", "hybrid"),
+        ("--loss.kind", "vlb", "--chain.steps", "3"),
+        ("--denoiser.variance", "learned_range"),
+    ],
+    ids=["hybrid", "vlb", "variance"],
+)
+def test_losses_that_know_the_bound_go_on_exactly(workplace, capsys, options):
+    """Three levels have had ten losses each after a few batches of 4: from there on, drawing depends on them."""
+    run = parted(workplace, 24, *options)
+    checkpoint = run.newest()[0]
+    assert checkpoint.step == 22
+    if "vlb" in options:
+        counts, losses = (checkpoint.tensors("times")[key] for key in ("counts", "losses"))
+        assert counts.sum() == 4 * 22 and counts.min() >= 10 and (losses > 0).all()
+    assert quietly(RESUME) == 0 and "bits/dim" in capsys.readouterr().out
+    assert quietly(["train", "photos", *tiny.QUICK, *options, "--steps", 24, "--checkpoint-every", 2,
+                    "--train.preview-every", 0, "--out", "straight"]) == 0  # fmt: skip
+    straight, found = Run("straight").newest()[0], run.newest()[0]
+    names = sorted(path.name for path in straight.folder.iterdir())
+    assert ("times.safetensors" in names) == ("vlb" in options)
+    for name in names:
+        if name.endswith(".safetensors"):
+            part = name.removesuffix(".safetensors")
+            tensors = found.tensors(part)
+            assert all(torch.equal(tensors[key], value) for key, value in straight.tensors(part).items()), part
+    assert log_of(run) == log_of(Run("straight")) and all(record["vlb"] > 0 for record in run.records())
+    assert quietly(["check", "run"]) == 0 and quietly(["info", "run"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "checkpoints    whole, after step 22 and 24" in out
+        and f", bound {run.records()[-1]['vlb']:.3f} bits/dim" in out
+    )
+
+
 @pytest.mark.parametrize("change", ["one more", "one less", "another pixel", "renamed class", "all gone"])
 def test_other_pictures_are_refused(workplace, capsys, change):
     run = parted(workplace)

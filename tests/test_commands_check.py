@@ -336,6 +336,24 @@ def test_gradient_and_speed_at_the_end(call, workplace):
     assert said(out)["gradient"] == "norm 5 now, 0.5 usually; over the clip of 1 in 25% of the second half"
 
 
+def test_the_bound_of_a_run(call, workplace):
+    """Of a hybrid loss beside it; of the bound itself once."""
+    steady = {"gradient": [0.5] * 20, "pictures_per_second": [30.0] * 20}
+    bits = [9.0, *[5.0] * 17, 4.0, 3.0]
+    for kind in ("hybrid", "vlb"):
+        learned = {"loss__kind": kind, "denoiser__variance": "learned_range"}
+        run = tiny.run(workplace / kind, Facts("zoo", 10), 7, train__steps=1000, **learned)
+        log(run, loss=bits if kind == "vlb" else [0.2] * 20, vlb=bits, **steady)
+        checkpoint = run.folder / "checkpoints" / "000000007"
+        assert call("check", kind)[0] == 0 and checkpoint.is_dir()
+    facts = said(call("check", "hybrid")[1])
+    assert facts["bits/dim"] == "3.500, from 9.000 at the start: the bound, on what training draws"
+    assert facts["loss"] == "0.2000, from 0.2000 at the start, no longer falling"
+    facts = said(call("check", "vlb")[1])
+    assert "bits/dim" not in facts and facts["loss"].startswith("3.5000, from 9.0000 at the start, ")
+    assert facts["loss"].endswith("; it is the bound in bits/dim")
+
+
 def test_held_out_pictures_of_a_run(call, workplace):
     run = unfinished(workplace / "zoo")
     apart = [0.5, 0.2, 0.3, None]

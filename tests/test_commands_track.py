@@ -1,6 +1,8 @@
 """Trackers: what reaches TensorBoard's and W&B's own files, read back with their own readers."""
 
+import itertools
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,17 @@ def test_tensorboard_has_every_value_once_after_a_resume(tmp_path):
     assert log.Scalars("held-out/held out")[-1].value == pytest.approx(0.3)
     picture = log.Images("preview")[-1]
     assert (picture.width, picture.height, picture.step) == (9, 6, 6)
+
+
+def test_the_bound_reaches_the_tracker_where_it_is_known(tmp_path, monkeypatch):
+    accelerator, logged = Accelerator(cpu=True), []
+    monkeypatch.setattr(accelerator, "log", lambda values, step: logged.append((step, values)))
+    show = Tracked(accelerator, tiny.run(tmp_path / "zoo"), tiny.config(), 0)
+    show.names = ("tensorboard",)
+    first, second = itertools.islice(events(tmp_path, 1, 2), 2)
+    show(replace(first, vlb=4.5))
+    show(second)
+    assert logged[0][1]["bits per dim"] == 4.5 and "bits per dim" not in logged[1][1]
 
 
 def test_wandb_offline_writes_into_the_run_under_one_id(tmp_path, monkeypatch):

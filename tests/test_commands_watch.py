@@ -1,8 +1,10 @@
 """What a training says while it goes on: a line an event, and a bar that fits a narrow terminal."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from ddpm.commands.watch import brief, describe, watch
@@ -44,6 +46,23 @@ def test_the_bar_moves_with_every_step_and_fits_eighty_columns():
         show(logged(12_300))
     line = brief(logged(12_300), 36_800)
     assert line == "12,300/36,800  loss 0.1234  1,234/s  90 s left" and line in told.getvalue()
+
+
+@pytest.mark.parametrize(
+    "loss, vlb, said",
+    [(4.25, 4.25, "4.250 bits/dim"), (0.1234, 4.256, "loss 0.1234  4.26 bits/dim"), (0.1234, None, "loss 0.1234")],
+    ids=["vlb", "hybrid", "simple"],
+)
+def test_the_bound_is_said_where_it_is_known(loss, vlb, said):
+    event = replace(logged(12_300), loss=loss, vlb=vlb)
+    assert brief(event, 36_800) == f"12,300/36,800  {said}  1,234/s  90 s left"
+    assert describe(event, 36_800).startswith(f"step 12,300/36,800  {said}  by t ")
+    told = io.StringIO()
+    with watch(Console(file=told, width=80, force_terminal=True, highlight=False)) as show:
+        show(Began(0, 36_800, 5, "cpu"))
+        show(event)
+    bars = [line for line in told.getvalue().splitlines() if brief(event, 36_800) in line]
+    assert bars and all("\N{BOX DRAWINGS HEAVY HORIZONTAL}" in line for line in bars)
 
 
 def test_the_live_view_keeps_a_tenth_of_the_log():

@@ -211,6 +211,45 @@ def test_the_weight_follows_the_prediction(tmp_path):
     assert (config.denoiser.predicts, config.loss.weight) == ("x0", "p2")
 
 
+@pytest.mark.parametrize(
+    "asked, kind, variance, times",
+    [
+        ({}, "simple", "large", "low-discrepancy"),
+        ({"denoiser__variance": "small"}, "simple", "small", "low-discrepancy"),
+        ({"loss__kind": "hybrid"}, "hybrid", "learned_range", "low-discrepancy"),
+        ({"loss__kind": "vlb"}, "vlb", "learned_range", "loss-second-moment"),
+        ({"denoiser__variance": "learned_range"}, "hybrid", "learned_range", "low-discrepancy"),
+        ({"denoiser__variance": "learned"}, "hybrid", "learned", "low-discrepancy"),
+        ({"loss__kind": "vlb", "denoiser__variance": "large"}, "vlb", "large", "loss-second-moment"),
+        ({"loss__kind": "vlb", "loss__times": "uniform"}, "vlb", "learned_range", "uniform"),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_loss_and_variance_bring_each_other(tmp_path, asked, kind, variance, times, device):
+    choices = chosen(tiny.photos(tmp_path / "p", 4), torch.device(device), **asked)
+    config = check(choices.config)
+    assert (config.loss.kind, config.denoiser.variance, config.loss.times) == (kind, variance, times)
+    assert (config.chain.schedule, config.chain.steps) == ("cosine", 1000)
+    told = {decision.what: (decision.value, decision.why) for decision in choices.decisions}
+    if kind == "simple":
+        assert not {"loss", "variance", "levels of t"} & set(told)
+        return
+    assert told["loss"] == (
+        kind,
+        "asked for" if "loss__kind" in asked else f"what teaches the variance {variance}",
+    )
+    taught = "asked for" if "denoiser__variance" in asked else f"what {kind} teaches, at every pixel"
+    assert told["variance"] == (variance, taught)
+    assert told["levels of t"][0] == times and ("asked" in told["levels of t"][1]) == ("loss__times" in asked)
+    trains_a_step(tmp_path / "p", choices.config)
+
+
+def test_hybrid_of_a_fixed_variance_is_refused_with_the_mend(tmp_path):
+    choices = chosen(tiny.photos(tmp_path / "p", 4), loss__kind="hybrid", denoiser__variance="small")
+    with pytest.raises(UserError, match=r"--loss\.kind hybrid: teaches a variance; take --denoiser\.variance"):
+        check(choices.config)
+
+
 def test_betas_bring_their_schedule(tmp_path):
     config = check(chosen(tiny.photos(tmp_path / "p", 4), chain__betas=(0.1, 0.2, 0.3)).config)
     assert (config.chain.schedule, config.chain.steps) == ("betas", 3)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,30 @@ def test_checkpoints_go_by_the_clock():
     assert following(100_000, seconds=1.0, saving=60.0)["train.checkpoint_every"] == 1200
     assert following(100_000, seconds=0.001, saving=0.001)["train.checkpoint_every"] == 10_000
     assert following(100_000, seconds=2.0)["train.log_every"] == 2
+
+
+@pytest.mark.parametrize("levels", [50, 1000])
+def test_a_course_too_short_for_the_history_of_every_level_says_so(levels):
+    """Against levels really drawn evenly until each has had ten: a line if that is over half of the steps."""
+    needed = []
+    for seed in range(5):
+        draw, counts, drawn = np.random.default_rng(seed), np.zeros(levels, int), 0
+        while counts.min() < 10:
+            counts += np.bincount(draw.integers(0, levels, levels // 10), minlength=levels)
+            drawn += levels // 10
+        needed.append(drawn / 32)
+    config = Config().with_(train__batch=32, chain__steps=levels, loss__kind="vlb")
+
+    def told(steps, **changes):
+        course = {"train__steps": steps, "optimizer__warmup": 1, "optimizer__ema": 0.9, "optimizer__lr": 1e-3}
+        lines = horizons(config.with_(**course, **changes))
+        return [line for line in lines if "loss-second-moment" in line]
+
+    steps = int(np.mean(needed))
+    (line,) = told(steps, loss__times="loss-second-moment")
+    about = int(line.split("about ")[1].split(" steps")[0].replace(",", ""))
+    assert about == pytest.approx(steps, rel=0.15) and "--chain.steps" in line
+    assert told(3 * steps, loss__times="loss-second-moment") == told(steps) == []
 
 
 @pytest.mark.parametrize("steps, every, count", [(10, 5, 2), (10, 3, 4), (10, 10, 1), (10, 11, 1), (10, 0, 0)])

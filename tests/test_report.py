@@ -93,6 +93,30 @@ def test_everything_there_is_is_shown(made, pictures):
     assert not list(made.folder.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize("kind, first", [("hybrid", "Error of the net"), ("vlb", "The bound on the log")])
+def test_the_bound_has_its_curve(tmp_path, pictures, kind, first):
+    learned = {"loss__kind": kind, "denoiser__variance": "learned_range"}
+    made = run(tmp_path / "run", facts(pictures), **learned)
+    for step in range(1, 13):
+        log(made, (step,), vlb=9.0 - 0.5 * step, loss=9.0 - 0.5 * step if kind == "vlb" else 0.1)
+    parsed = read(write(made, pictures, **QUICK))
+    titles = ("Error of the net", "The bound on the log", "By quarter", "Length", "Learning rate", "Pictures a")
+    assert len(parsed.all("svg")) == len(titles) and all(title in parsed.text for title in titles)
+    assert min(("Error of the net", "The bound on the log"), key=parsed.text.index) == first
+    assert "bits/dim in training3.000" in parsed.text  # a tenth of twelve lines is one
+    assert ("plus 0.001 times the bound" in parsed.text) == (kind == "hybrid")
+    assert len(images(parsed, "mean")) == 12  # the variance's outputs are no picture
+    loss = [a["aria-label"] for a in parsed.all("svg")]
+    assert "bits/dim over the steps" in loss
+
+
+def test_what_jumps_is_said_as_a_mean(made, pictures):
+    for step in range(1, 41):
+        log(made, (step,), vlb=float(step))
+    material = gather(made, pictures, **QUICK)
+    assert material.lately("vlb") == (37 + 38 + 39 + 40) / 4 and material.lately("nothing") is None
+
+
 def test_an_unconditional_run_shows_grids(tmp_path, pictures):
     plain = load(open_source(photos(tmp_path / "plain", grey=True), "none"), (8, 8), 1, cache=tmp_path / "cache")
     made = run(tmp_path / "run", facts(plain))

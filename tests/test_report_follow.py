@@ -47,6 +47,13 @@ def test_news_are_told_once_and_in_order(made):
     assert not follower.complete and follower.news() == []
 
 
+def test_the_bound_of_a_line_is_told(made):
+    follower = Follower(made)
+    log(made, (2,), vlb=4.5)
+    log(made, (4,), vlb="?")
+    assert [event.vlb for event in follower.news() if isinstance(event, Logged)] == [4.5, None]
+
+
 def test_what_was_before_is_told_in_short(made):
     log(made, range(1, 9))
     checkpoint(made, 6)

@@ -122,7 +122,7 @@ class Trainer:
         terms = Terms(torch.cat(loss), torch.cat(mse), None if vlb[0] is None else torch.cat(vlb))
         if self.times.learns:  # waits for the device, which the others need not
             self.times.update(t, self.accelerator.gather(terms.loss))
-        return Result(terms, torch.as_tensor(gradient), t, weight.to(device))
+        return Result(terms, torch.as_tensor(gradient), t, weight)
 
     def _dropout_seed(self, k: int, part: int) -> int:
         address = torch.tensor([self.accelerator.process_index])
@@ -266,7 +266,7 @@ def fit(
 
     # What the next line of the log will be the mean of; part of a checkpoint, so that resuming keeps the log.
     device = trainer.accelerator.device
-    sums, levels = torch.zeros(3 + QUARTERS + 1, device=device), torch.zeros(QUARTERS, dtype=torch.int64)
+    sums, levels = torch.zeros(3 + QUARTERS + 1, device=device), torch.zeros(QUARTERS, dtype=torch.float64)
     since, before = start, 0.0
     if checkpoint:
         window = checkpoint.state["window"]
@@ -293,15 +293,16 @@ def fit(
         step += 1
         if trainer.accelerator.scaler is not None:  # it skips a gradient that overflows in half precision
             gradient = torch.where(gradient.isfinite(), gradient, 0.0)
-        # Weighted, they are means over levels drawn evenly, whatever drew them.
-        loss, mse = (weight * terms.loss).mean(), (weight * terms.mse).mean()
+        # Weighted, they are means over levels drawn evenly, whatever drew them. What goes to the device is not
+        # waited for: the next batch is made while a GPU still works on this one.
+        even = weight.to(device, non_blocking=True)
+        loss, mse = (even * terms.loss).mean(), (even * terms.mse).mean()
         sums[:3] += torch.stack([loss, mse, gradient.to(device)])
         if terms.vlb is not None:
-            sums[-1] += (weight * terms.vlb).mean()
+            sums[-1] += (even * terms.vlb).mean()
         quarter = (t - 1) * QUARTERS // trainer.model.chain.T
-        # Not waited for: the next batch is made while a GPU still works on this one.
-        sums[3:-1].index_add_(0, quarter.to(device, non_blocking=True), terms.mse)
-        levels += torch.bincount(quarter, minlength=QUARTERS)
+        sums[3:-1].index_add_(0, quarter.to(device, non_blocking=True), even * terms.mse)
+        levels += torch.bincount(quarter, weights=weight.double(), minlength=QUARTERS)
         stopped = stop()
         yield Stepped(step)
         if step % train.log_every == 0 or step == steps:

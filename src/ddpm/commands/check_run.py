@@ -166,7 +166,10 @@ def _course(records: Sequence[dict[str, Any]], config: Config, worth: list[str])
             )
         elif doubt is not None:
             text += ", still falling" if after < before - 2 * doubt else ", no longer falling"
-        rows.append(("loss", text))
+        rows.append(("loss", f"{text}; it is the bound in bits/dim" if config.loss.kind == "vlb" else text))
+    if (bits := _values(records, "vlb")) and config.loss.kind != "vlb":
+        first, last = _tenths(bits)
+        rows.append(("bits/dim", f"{last:.3f}, from {first:.3f} at the start: the bound, on what training draws"))
     apart = [(value, r["step"]) for r in records if (value := _number(r.get("held_out"))) is not None]
     if apart:
         rows.append(("held out", f"{apart[-1][0]:.4f}, the lowest {min(apart)[0]:.4f} at step {min(apart)[1]:,}"))

@@ -96,6 +96,8 @@ class Tracked:
                 "learning rate": event.lr,
                 "pictures per second": event.pictures_per_second,
             }
+            if event.vlb is not None:
+                values["bits per dim"] = event.vlb
             for k, error in enumerate(event.quarters, 1):
                 if error is not None:
                     values[f"mse by t/quarter {k}"] = error

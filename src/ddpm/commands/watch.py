@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 from rich.console import Console
@@ -75,9 +76,17 @@ class Live(Lines):
 def brief(event: Logged, steps: int) -> str:
     """What fits beside a bar on 80 columns."""
     return (
-        f"{event.step:,}/{steps:,}  loss {event.loss:.4f}  {event.pictures_per_second:,.0f}/s  "
+        f"{event.step:,}/{steps:,}  {_loss(event)}  {event.pictures_per_second:,.0f}/s  "
         f"{duration(event.seconds_left)} left"
     )
+
+
+def _loss(event: Logged) -> str:
+    """The loss, and the bound where it is known; once where the one is the other."""
+    if event.vlb is None:
+        return f"loss {event.loss:.4f}"
+    same = math.isclose(event.loss, event.vlb, rel_tol=1e-6)
+    return f"{event.vlb:.3f} bits/dim" if same else f"loss {event.loss:.4f}  {event.vlb:.2f} bits/dim"
 
 
 def describe(event: TrainEvent, steps: int) -> str:
@@ -90,7 +99,7 @@ def describe(event: TrainEvent, steps: int) -> str:
     if isinstance(event, Logged):
         quarters = " ".join("-" if q is None else f"{q:.3f}" for q in event.quarters)
         return (
-            f"step {event.step:,}/{steps:,}  loss {event.loss:.4f}  by t {quarters}  "
+            f"step {event.step:,}/{steps:,}  {_loss(event)}  by t {quarters}  "
             f"gradient {event.gradient:.2f}  {event.pictures_per_second:,.0f} pictures/s  "
             f"{duration(event.seconds_left)} left"
         )

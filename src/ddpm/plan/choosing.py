@@ -11,6 +11,7 @@ import torch
 
 from ddpm.config import Config, check
 from ddpm.data import Look, Source
+from ddpm.denoiser import LEARNED
 from ddpm.errors import UserError
 from ddpm.plan.decisions import Choices
 from ddpm.units import duration
@@ -164,20 +165,44 @@ def _levels(size: tuple[int, int], patch: int) -> int:
     return levels
 
 
+def _kind(choices: Choices) -> str:
+    """simple, unless the bound was asked for, or a variance that only the bound teaches."""
+    learned = choices["denoiser.variance"] in LEARNED
+    kind: str = choices.pick("loss.kind", "hybrid" if learned else "simple")
+    if kind == "simple":
+        choices.pick("loss.times", "low-discrepancy")
+        return kind
+    variance = choices.pick("denoiser.variance", "learned_range")
+    times = choices.pick("loss.times", "loss-second-moment" if kind == "vlb" else "low-discrepancy")
+    choices.say("loss", kind, f"what teaches the variance {variance}", "loss.kind")
+    choices.say("variance", variance, f"what {kind} teaches, at every pixel", "denoiser.variance")
+    why = "spread evenly over each batch"
+    if times == "loss-second-moment":
+        why = "more often where the terms are large, so that a batch's gradient varies less"
+    choices.say("levels of t", times, why, "loss.times")
+    return kind
+
+
 def _target(choices: Choices, device: torch.device) -> None:
-    """What the net learns to predict, at which levels of noise."""
+    """What the net learns to predict, by which measure, at which levels of noise."""
     betas = choices["chain.betas"]
     choices.pick("chain.schedule", "betas" if betas else "cosine")
     choices.pick("chain.steps", len(betas) or 1000)
+    kind = _kind(choices)
     # docs/log.md, Grain: colour pictures of a narrow net are speckled with v and clean with x0 and min-SNR (one
     # seed, nothing else changed); on grey garments v and x0 could not be told apart.
-    plain = choices["data.channels"] > 1 and device.type != "cuda"
+    plain = choices["data.channels"] > 1 and device.type != "cuda" and kind == "simple"
     predicts = choices.pick("denoiser.predicts", "x0" if plain else "v")
     weight = choices.pick("loss.weight", "min-snr" if plain and predicts == "x0" else "simple")
-    choices.pick("loss.times", "low-discrepancy")
     why = (
         "left less grain in colour pictures of a narrow net"
         if plain
         else "what the recipes for grey pictures and for a GPU were chosen with"
     )
+    if kind != "simple":
+        # Flowers, 400 steps of hybrid: 5.7 bits/dim with v, 41 with x0 and min-SNR weights (docs/log.md).
+        why = "v is exact at the clean levels, which hold most of the bits; x0 is not"
+    if kind == "vlb":
+        choices.say("target", predicts, why, "denoiser.predicts")
+        return
     choices.say("target", f"{predicts}, {weight} weights", why, "denoiser.predicts", "loss.weight")

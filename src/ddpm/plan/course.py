@@ -72,6 +72,14 @@ def follow_steps(
     choices.say("log", _every(every), "50 lines or more, one in 5 s or more often", "train.log_every")
 
 
+def _draws_a_level(levels: int) -> float:
+    """Even draws a level, on average, until probably each has had ten: Poisson's law for a level, once too few."""
+    draws = 10.0
+    while levels * math.exp(-draws) * sum(draws**k / math.factorial(k) for k in range(10)) > 0.5:
+        draws += 0.5
+    return draws
+
+
 def _every(steps: int) -> str:
     return "none" if steps == 0 else "every step" if steps == 1 else f"every {steps:,} steps"
 
@@ -101,6 +109,12 @@ def horizons(config: Config, pictures: int | None = None) -> list[str]:
     for name, every in (("preview", train.preview_every), ("checkpoint", train.checkpoint_every)):
         if every > steps:
             lines.append(f"{name}s: every {every:,} steps, so there is one at the last of {steps:,} alone")
+    settled = math.ceil(_draws_a_level(config.chain.steps) * config.chain.steps / train.batch)
+    if config.loss.times == "loss-second-moment" and settled > steps // 2:
+        lines.append(
+            f"levels: loss-second-moment draws them evenly until each has had ten losses, "
+            f"about {settled:,} steps, and there are {steps:,}; give more --steps or fewer --chain.steps"
+        )
     highest = _HIGHEST * math.sqrt(32 / config.net.channels)
     if optimizer.lr > highest:
         lines.append(

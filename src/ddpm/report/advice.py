@@ -52,6 +52,9 @@ def advise(shown: Shown) -> list[Advice]:
     found = [one for rule in rules if (one := rule(shown)) is not None]
     if shown.state == "complete" and any(_SMALLER in reason for reason in shown.plan):
         found.append(_larger(shown))
+    known = shown.config.data.path or shown.config.data.holdout
+    if shown.state == "complete" and shown.config.loss.kind != "simple" and known:
+        found.append(_measure(shown))
     if shown.step:
         found.append(_sample(shown))
     return found
@@ -123,7 +126,9 @@ def _falling(shown: Shown) -> Advice | None:
     """Compares the last fifth of the log with the fifth before it; the difference must exceed its own error."""
     if shown.state == "running" or shown.step * shown.config.train.batch < _WORTH_LOOKING:
         return None
-    errors = [value for r in shown.records if (value := number(r.get("mse"))) is not None]
+    # Of the bound the error is an importance-weighted by-product, much noisier than what is minimised.
+    bound = shown.config.loss.kind == "vlb"
+    errors = [value for r in shown.records if (value := number(r.get("vlb" if bound else "mse"))) is not None]
     part = len(errors) // 5
     if part < 5:
         return None
@@ -134,7 +139,7 @@ def _falling(shown: Shown) -> Advice | None:
         return None
     return Advice(
         "Train for longer",
-        f"The error still fell, by {drop:.1%} over the last fifth of the training.",
+        f"The {'bound' if bound else 'error'} still fell, by {drop:.1%} over the last fifth of the training.",
         _again(shown, f"--steps {2 * shown.config.train.steps}", "longer"),
     )
 
@@ -143,6 +148,8 @@ def _clipped(shown: Shown) -> Advice | None:
     limit = shown.config.optimizer.clip
     norms = [value for r in shown.records if (value := number(r.get("gradient"))) is not None]
     late = norms[len(norms) // 2 :]
+    if shown.config.loss.kind == "vlb":  # its gradients are as long as T times a term is large, at any rate
+        return None
     if not limit or len(late) < 10 or sum(value > limit for value in late) <= len(late) / 2:
         return None
     return Advice(
@@ -185,6 +192,22 @@ def _larger(shown: Shown) -> Advice:
         "The originals are larger than they were trained at. Twice the size shows more, and takes about four "
         "times as long.",
         _again(shown, f"--size {size}", size),
+    )
+
+
+def _measure(shown: Shown) -> Advice:
+    held_out = bool(shown.config.data.holdout)
+    reference = "held-out" if held_out else shlex.quote(shown.config.data.path[0])
+    apart = (
+        ""
+        if held_out
+        else " Pictures it was not trained on, given as DATA in their place, say how it generalises."
+    )
+    return Advice(
+        "Measure its bits/dim",
+        "The curve is of levels drawn at random and of weights that still changed. This measures the averaged "
+        f"weights, with a standard error, and how the bits are spread over the levels.{apart}",
+        f"ddpm evaluate {shlex.quote(shown.folder)} --reference {reference} --metrics nll",
     )
 
 

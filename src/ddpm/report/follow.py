@@ -85,6 +85,7 @@ class Follower:
             speed,
             number(record.get("seconds")) or 0.0,
             left,
+            number(record.get("vlb")),
         )
 
     def _numbers(self, name: str) -> dict[int, Path]:

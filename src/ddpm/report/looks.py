@@ -18,7 +18,8 @@ from jaxtyping import Float, UInt8
 from ddpm.data import Pictures, to_uint8
 from ddpm.denoiser import Denoiser
 from ddpm.noise import Purpose, normals
-from ddpm.pipeline import Pipeline, Samples
+from ddpm.pipeline import Pipeline
+from ddpm.samples import Samples
 
 MOST_CLASSES = 100
 _CHUNK = 1 << 24  # numbers compared at once, 64 MiB as floats

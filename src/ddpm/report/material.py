@@ -53,6 +53,12 @@ class Material:
         points = self.series(key, key).points()
         return points[-1][1] if points else None
 
+    def lately(self, key: str) -> float | None:
+        """The mean of a key over the last tenth of the lines that have it: for what jumps from line to line."""
+        values = [y for _, y in self.series(key, key).points()]
+        late = values[-max(1, len(values) // 10) :]
+        return sum(late) / len(late) if late else None
+
     def speeds(self) -> list[float]:
         """Pictures a second, line by line."""
         return [y for _, y in self.series("speed", "pictures_per_second").points() if y > 0]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ddpm.build import build_net
-from ddpm.config import to_json
+from ddpm.config import Config, to_json
 from ddpm.draw import page, picture
 from ddpm.draw.charts import line_chart
 from ddpm.report import looks, words
@@ -37,6 +37,8 @@ def numbers(made: Material) -> list[tuple[str, str]]:
             values.append(("left", duration((train.steps - made.step) * train.batch / speed[-1])))
     if (mse := made.last("mse")) is not None:
         values.append(("squared error", f"{mse:.4f}"))
+    if (vlb := made.lately("vlb")) is not None:
+        values.append(("bits/dim in training", f"{vlb:.3f}"))
     if (held_out := made.last("held_out")) is not None:
         values.append(("on held-out pictures", f"{held_out:.4f}"))
     values.append(("pictures seen", f"{made.step * train.batch:,}"))
@@ -105,19 +107,28 @@ def curves(made: Material) -> str:
     config = made.description.config
     span = (0.0, float(max(made.step, 1)))
     loss, mse = made.series("loss", "loss"), made.series("squared error", "mse")
+    vlb, kind = made.series("bits/dim", "vlb"), config.loss.kind
     same = all(a == b for a, b in zip(loss.y, mse.y, strict=False))
-    main = [mse] if same else [loss, mse]
+    main = [mse] if same or kind == "vlb" else [loss, mse]
     apart = [made.series("held out", "held_out"), made.series("trained on", "trained_on")]
     quarters = [made.series(name, partial(_quarter, k=k)) for k, name in enumerate(_QUARTERS)]
-    parts = [
+    error, bound = (
         page.chart(
             "Error of the net's prediction",
             line_chart(main, "loss over the steps", span=span, smooth=True),
             main,
             "How far the prediction is from the truth, averaged over all noise levels. It falls fast, then "
-            "slowly: late gains are small and still visible in the pictures."
-            + ("" if same else " The loss is the same error with the levels weighted."),
+            "slowly: late gains are small and still visible in the pictures." + _loss_caption(config, same),
         ),
+        page.chart(
+            "The bound on the log-likelihood",
+            line_chart([vlb], "bits/dim over the steps", span=span, smooth=True),
+            [vlb],
+            _bound_caption(config),
+        ),
+    )
+    parts = [
+        *((bound, error) if kind == "vlb" else (error, bound)),
         page.chart(
             "By quarter of the noise levels",
             line_chart(quarters, "squared error by quarter of the levels", span=span, smooth=True),
@@ -145,6 +156,33 @@ def curves(made: Material) -> str:
         ),
     ]
     return page.charts(*parts)
+
+
+def _loss_caption(config: Config, same: bool) -> str:
+    """What the loss is beside the error."""
+    if config.loss.kind == "vlb":
+        return " Here it is watched only: what is minimised is the bound."
+    weighted = "" if same else " The loss is the same error with the levels weighted."
+    if config.loss.kind == "hybrid":
+        plain = config.loss.weight == "simple" and config.loss.error == "l2"
+        base = "this error" if plain else "this error with the levels weighted"
+        return f" The loss is {base} plus {config.loss.vlb_weight:g} times the bound."
+    return weighted
+
+
+def _bound_caption(config: Config) -> str:
+    """What bits/dim are, and how well they are known."""
+    noisy = (
+        " Every level is drawn alike, and the few clean ones hold most of the bits, so single lines jump: look at "
+        "the mean."
+        if config.loss.times != "loss-second-moment"
+        else ""
+    )
+    return (
+        "The variational bound in bits/dim: how many bits a number of a picture would take, on average, if the "
+        "pictures were stored with this model; 8 for raw pixels, lower is better. Estimated from what training "
+        f"draws, with the weights of the moment and without the prior's share, which is next to nothing.{noisy}"
+    )
 
 
 def _clip_caption(clip: float) -> str:

@@ -12,11 +12,22 @@ _PREDICTS = {
     "v": "v = α ε − σ x₀, a blend of noise and picture",
     "mean": "the mean of the next, slightly cleaner picture",
 }
+_VARIANCES = {
+    "learned": " A second output is the logarithm of the variance of the step down from t, pixel by pixel.",
+    "learned_range": " A second output says, pixel by pixel, where the variance of the step down from t lies "
+    "between its smallest and largest sensible values.",
+}
 _ERRORS = {"l2": "squared error", "l1": "absolute error", "huber": "Huber error"}
 _WEIGHTS = {
     "simple": "all noise levels counting alike",
     "min-snr": "levels weighted by min-SNR (cap {min_snr:g}), so that nearly clean pictures do not rule",
     "p2": "levels weighted by P2, which favours the coarse over the last details",
+}
+_BOUND = "the variational bound on the negative log-likelihood, in bits/dim"
+_TIMES = {
+    "uniform": "drawn independently",
+    "low-discrepancy": "spread evenly over each batch",
+    "loss-second-moment": "drawn more often where the loss has been large, and counted less there",
 }
 _CROPS = {
     "centre": "cut from the centre where shapes differ",
@@ -37,11 +48,13 @@ def model(config: Config, parameters: int) -> str:
     widths = ", ".join(str(net.channels * m) for m in net.multipliers)
     cells = f" It sees the picture in cells of {net.patch} × {net.patch} pixels." if net.patch > 1 else ""
     attention = f" and self-attention on {counted(len(net.attention), 'level')}" if net.attention else ""
+    variance = _VARIANCES.get(config.denoiser.variance, "")
     return (
         f"A U-Net of {amount(float(parameters))} parameters, {counted(levels, 'level')} deep ({widths} channels), "
         f"{counted(net.blocks, 'residual block')} a level{attention}.{cells} Given a picture xₜ at noise level t "
-        f"it predicts {_PREDICTS[config.denoiser.predicts]}. There are {config.chain.steps:,} levels on "
-        f"{_chain(config)}: level 0 is the clean picture, level {config.chain.steps:,} next to nothing but noise."
+        f"it predicts {_PREDICTS[config.denoiser.predicts]}.{variance} There are "
+        f"{config.chain.steps:,} levels on {_chain(config)}: level 0 is the clean picture, level "
+        f"{config.chain.steps:,} next to nothing but noise."
     )
 
 
@@ -53,8 +66,12 @@ def objective(config: Config) -> str:
     """What training minimises."""
     loss = config.loss
     weight = _WEIGHTS[loss.weight].format(min_snr=loss.min_snr)
-    drawn = "spread evenly over each batch" if loss.times == "low-discrepancy" else "drawn independently"
-    return f"Training minimises the {_ERRORS[loss.error]} of that prediction, {weight}; the levels are {drawn}."
+    what = f"the {_ERRORS[loss.error]} of that prediction, {weight}"
+    if loss.kind == "hybrid":
+        what += f", plus {loss.vlb_weight:g} times {_BOUND}, which teaches the variance alone"
+    elif loss.kind == "vlb":
+        what = _BOUND
+    return f"Training minimises {what}; the levels are {_TIMES[loss.times]}."
 
 
 def course(config: Config, facts: Facts) -> str:
