@@ -67,6 +67,10 @@ def reduced(line: str) -> list[str]:
     for data in arguments:
         if data.startswith("./") and not Path(data).exists():
             tiny.photos(Path(data), size=(20, 24))
+    if name == "evaluate":
+        return [name, *arguments, "-n", "2"]
+    if name in ("progressive", "interpolate"):
+        return [name, *fewer(arguments)]
     if name != "train":
         return [name, *arguments]
     if "--resume" in arguments or "--help" in arguments:
@@ -125,7 +129,7 @@ def test_the_readme_runs_as_it_stands(workplace, capsys):
     assert not failed, "\n".join(failed)
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "info", "check", "report"])
+@pytest.mark.parametrize("command", ["train", "sample", "info", "check", "report", "evaluate"])
 def test_the_readme_s_options_exist(command, capsys):
     """Of commands named anywhere in the text, also outside of blocks."""
     with pytest.raises(SystemExit):
