@@ -5,6 +5,7 @@ is the mixture Σ w_k N(α m_k, diag(α² d_k² + σ²)), and a posterior mean f
 
     Mixture      the data: moments, density, samples; `noised` is the law of x_t
     OracleNet    the perfect net for it, in any parameterisation, as Denoiser calls it
+    ExactNet     the same for one Gaussian, and the log-variance of the exact reverse step
     *_law        for one Gaussian, the mean and variance of what a whole walk gives
     published_levels, ho_posterior     respacing and the posterior as they were published
 """
@@ -121,6 +122,36 @@ class OracleNet(nn.Module):
             beta, before = self.betas[t], np.where(t > 0, self.alphas_cumprod[np.maximum(t - 1, 0)], 1.0)
             out = np.sqrt(before) * beta / s**2 * x0 + np.sqrt(1 - beta) * (1 - before) / s**2 * flat
         return torch.from_numpy(out).view(x.shape).to(x)
+
+
+def reverse_variance(bar: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Var(x_s|x_t) for data N(·, std²) and the steps between neighbours of the levels with the given ᾱ, [T, D].
+
+    The posterior's β̃, and what is not known of x_0: β̃ + (weight of x_0)² Var(x_0|x_t); at s = 0 Var(x_0|x_1).
+    """
+    before, now = bar[:-1, None], bar[1:, None]
+    beta = 1.0 - now / before
+    of_x0 = np.sqrt(before) * beta / (1.0 - now)
+    unknown = std**2 * (1.0 - now) / (now * std**2 + 1.0 - now)
+    return beta * (1.0 - before) / (1.0 - now) + of_x0**2 * unknown
+
+
+class ExactNet(nn.Module):
+    """(x[B, D], timestep[B]) → [B, 2D]: OracleNet's output for one Gaussian, and log Var(x_s|x_t).
+
+    `keep`: the levels that the steps are between, all without.
+    """
+
+    def __init__(self, gaussian: Mixture, betas: np.ndarray, keep: list[int] | None = None, predicts: str = "eps"):
+        super().__init__()
+        self.of_mean = OracleNet(gaussian, betas, predicts)
+        self.keep = np.asarray(keep or range(1, len(betas) + 1))
+        self.log_variance = np.log(reverse_variance(bars(betas, list(self.keep)), gaussian.stds[0]))
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        place = np.searchsorted(self.keep, np.rint(timestep.cpu().numpy()).astype(int) + 1)
+        log_variance = torch.from_numpy(self.log_variance[place]).to(x)
+        return torch.cat([self.of_mean(x, timestep), log_variance], dim=1)
 
 
 def bars(betas: np.ndarray, keep: list[int]) -> np.ndarray:

@@ -333,6 +333,81 @@ def test_respacing_twice():
     assert twice.timestep[-1] == 999.0
 
 
+# -- what the net is told -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [30, 300, 1000, 3000, 4000])
+def test_rescaled_timesteps_are_those_of_a_chain_of_1000(steps):
+    """(t − 1)·1000/T at level t; improved-diffusion's rescale_timesteps: t.float() * (1000.0 / num_timesteps)."""
+    chain, plain, cpu = make_chain("cosine", steps, rescale=True), make_chain("cosine", steps), torch.device("cpu")
+    t = torch.arange(1, steps + 1)
+    expected = torch.arange(steps).float() * (1000.0 / steps)
+    torch.testing.assert_close(chain.told(t, steps, cpu), expected, rtol=1e-6, atol=1e-6)
+    assert chain.told(steps, 2, cpu).tolist() == pytest.approx([(steps - 1) * 1000.0 / steps] * 2, rel=1e-6)
+    np.testing.assert_array_equal(chain.gamma, plain.gamma)  # nothing else changes
+    assert plain.told(steps, 1, cpu).item() == steps - 1
+    short, levels = chain.respace("20"), published_levels("20", steps)
+    expected = [(level - 1) * 1000.0 / steps for level in levels]
+    assert short.told(torch.arange(1, 21), 20, cpu).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("steps", [1, 7, 30, 1000, 3000, 4000])
+def test_a_chain_knows_whether_it_was_respaced(steps, rescale):
+    chain = make_chain("cosine", steps, rescale=rescale)
+    assert chain.whole and chain.respace(list(range(1, steps + 1))).whole
+    assert chain.respace(
+        list(range(1, steps // 2 + 2)) if steps > 1 else [1]
+    ).whole  # its first steps are the same
+    for spec in ("5", "ddim5", [2], [1, 3], [steps]):
+        if steps >= 30:
+            assert not chain.respace(spec).whole
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("steps", [30, 3000])
+def test_places_find_the_levels_again(steps, rescale):
+    chain = make_chain("cosine", steps, rescale=rescale)
+    assert chain.places(chain).tolist() == list(range(steps + 1))
+    for spec in ("7", "5,3", "ddim5", [1], [steps], [2, 11, 29]):
+        keep = spec if isinstance(spec, list) else published_levels(spec, steps)
+        short = chain.respace(spec)
+        assert chain.places(short).tolist() == [0, *keep]
+        again = short.respace([1, short.T] if short.T > 1 else [1])
+        assert chain.places(again).tolist() == [0, *sorted({keep[0], keep[-1]})]
+        np.testing.assert_array_equal(chain.gamma[chain.places(short)], short.gamma)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("spec", [None, "50", "10,5", [3, 1000]])
+def test_the_lower_log_variance_is_the_clipped_table(name, spec):
+    """improved-diffusion: log of posterior_variance, with its second entry in place of the first."""
+    keep = spec if isinstance(spec, list) else published_levels(spec or "1000", 1000)
+    betas = BETAS[name](1000)
+    bar = bars(betas, keep)
+    beta = 1.0 - bar[1:] / bar[:-1]
+    tilde = beta * (1.0 - bar[:-1]) / (1.0 - bar[1:])
+    expected = np.log(np.append(tilde[1], tilde[1:]))
+    chain = Chain.from_betas(betas)
+    chain = chain if spec is None else chain.respace(spec)
+    t = torch.arange(1, chain.T + 1)
+    np.testing.assert_allclose(chain.log_lower(t, t - 1), expected, rtol=1e-9, atol=1e-9)
+    for level in {1, 2, chain.T}:
+        assert chain.log_lower(level, level - 1) == pytest.approx(expected[level - 1], rel=1e-9)
+        assert chain.log_lower(torch.tensor([level]), torch.tensor([level - 1])) == pytest.approx(
+            expected[level - 1], rel=1e-9
+        )
+    # never above the step's own β, also where the next step is a long one
+    assert np.all(chain.log_lower(t, t - 1) < chain.log_large(t, t - 1))
+
+
+def test_the_lower_log_variance_of_one_step_is_its_beta():
+    for chain, beta in ((Chain.from_betas([0.3]), 0.3), (make_chain("linear", 1000).respace([1]), 1e-4)):
+        assert chain.log_lower(1, 0) == pytest.approx(math.log(beta), rel=1e-12)
+        one = torch.ones(2, dtype=torch.int64)
+        np.testing.assert_allclose(chain.log_lower(one, one - 1), math.log(beta), rtol=1e-12)
+
+
 BAD = ["51", "0", 0, "-3", "30,30", "25,0", "fifty", "", "5,", "2.5"]
 BAD += ["ddim40", "ddim0", "ddim1", "ddim", "ddim-5", "ddim2.5"]
 BAD_LISTS = [[0, 1], [1, 51], [3, 3], [1.5, 2.0], [], [-1, 4]]

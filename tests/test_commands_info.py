@@ -104,3 +104,13 @@ def test_mistakes(capsys, arguments, message):
     assert main(["info", *arguments]) == 2
     err = capsys.readouterr().err
     assert err.startswith("ddpm: ") and err.count("\n") == 1 and message in err
+
+
+def test_the_bound_is_said_where_the_log_has_it(workplace, capsys):
+    run = tiny.run(workplace / "zoo", loss__kind="hybrid", denoiser__variance="learned_range")
+    run.log({"step": 6, "loss": 0.5, "vlb": 4.25, "pictures_per_second": 30.0})
+    assert main(["info", "zoo"]) == 0
+    assert "loss 0.5000, bound 4.250 bits/dim, 30 pictures a second at step 6" in capsys.readouterr().out
+    run.log({"step": 7, "loss": 0.5, "pictures_per_second": 30.0})
+    assert main(["info", "zoo"]) == 0
+    assert "loss 0.5000, 30 pictures a second at step 7" in capsys.readouterr().out

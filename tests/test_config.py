@@ -28,10 +28,10 @@ from ddpm.presets import PRESETS
 # No field has its default, so that a field that is lost on the way shows.
 OTHER = Config(
     DataConfig(("photos", "more"), (48, 64), 1, "pad", "#102030", "none", "0.1", False, "never"),
-    NetConfig(64, (1, 3, 5), 3, (0, 2), 0.25, 16, 2),
-    ChainConfig("betas", 3, (0.1, 0.2, 0.3)),
+    NetConfig(64, (1, 3, 5), 3, (0, 2), 0.25, 16, 2, "openai", 4, 16, "split", True),
+    ChainConfig("betas", 3, (0.1, 0.2, 0.3), True),
     DenoiserConfig("mean", "small", clip=False),
-    LossConfig("huber", "p2", 4.0, 2.0, 0.5, 0.1, "low-discrepancy"),
+    LossConfig("hybrid", 0.01, "huber", "p2", 4.0, 2.0, 0.5, 0.1, "low-discrepancy"),
     OptimizerConfig(1e-3, 7, "cosine", 0.8, 0.99, 0.01, 0.0, 0.5),
     TrainConfig(100, 12, 3, 9, "bf16", True, True, "runs/a", ("wandb",), 1, 0, 10, 5),
 )
@@ -134,6 +134,12 @@ RULES = [
     ("optimizer__beta2", 2.0, "--optimizer.beta2"),
     ("optimizer__weight_decay", -1.0, "--optimizer.weight-decay"),
     ("loss__huber_delta", 0.0, "--loss.huber-delta"),
+    ("loss__kind", "hybrid", "--loss.kind"),  # the variance is fixed
+    ("denoiser__variance", "learned", "--denoiser.variance"),  # the loss is simple
+    ("denoiser__variance", "learned_range", "--denoiser.variance"),
+    ("loss__vlb_weight", 0.0, "--loss.vlb-weight"),
+    ("net__heads", 0, "--net.heads"),
+    ("net__head_channels", -1, "--net.head-channels"),
     ("train__seed", 2**64, "--seed"),
 ]
 
@@ -159,11 +165,39 @@ def test_every_rule_names_option_value_and_rule(field, value, option):
         {"optimizer__warmup": 0, "optimizer__clip": 0.0},
         {"train__preview_every": 0, "train__keep": 1, "train__log_every": 1, "train__steps": 1},
         {"data__size": (1, 1), "data__channels": 1},
+        {"loss__kind": "vlb"},  # of a fixed variance too
+        {"loss__kind": "vlb", "denoiser__variance": "learned"},
+        {"loss__kind": "hybrid", "denoiser__variance": "learned_range", "loss__vlb_weight": 1e-9},
+        {"loss__times": "loss-second-moment", "chain__rescale": True},
+        {"loss__kind": "vlb", "denoiser__variance": "learned_range", "denoiser__predicts": "mean"},
     ],
 )
 def test_the_edges_of_the_rules_are_inside(changes):
     config = Config().with_(**changes)
     assert check(config) == config
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"loss__kind": "hybrid"},
+            "--loss.kind hybrid: teaches a variance; take --denoiser.variance learned_range",
+        ),
+        (
+            {"denoiser__variance": "learned"},
+            "--denoiser.variance learned: is taught by the bound alone; take --loss.kind hybrid or vlb",
+        ),
+        (
+            {"loss__weight": "p2", "denoiser__predicts": "mean"},
+            "--loss.weight p2: needs a net that predicts eps, x0 or v",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said_with_its_mend(changes, message):
+    with pytest.raises(UserError) as error:
+        check(Config().with_(**changes))
+    assert str(error.value) == message
 
 
 def test_with_changes_only_what_is_named():

@@ -26,6 +26,7 @@ from ddpm.config import (
 from ddpm.data import Pictures, load, open_source
 from ddpm.errors import UserError
 from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved
+from ddpm.noise import Purpose, normals
 from ddpm.store import Description, Run
 from ddpm.train import Trainer, ema_decay, facts, fit, learning_rate
 
@@ -121,6 +122,108 @@ def test_stopping_changes_nothing(pictures, accelerator, tmp_path, stops, accumu
     # the checkpoint's header names the same step, so whole files compare equal
     assert files_of(parts) == files_of(whole)
     assert log_of(parts) == log_of(whole)
+
+
+LEARNS = {"loss__kind": "vlb", "loss__times": "loss-second-moment", "denoiser__variance": "learned_range"}
+
+
+@pytest.mark.parametrize(("kind", "stops"), [("vlb", [4, 2]), ("hybrid", [9])])
+def test_stopping_changes_nothing_where_the_levels_follow_from_the_losses(
+    pictures, accelerator, tmp_path, kind, stops
+):
+    """Three levels, each with its ten losses after some eight steps: stopped before and after that."""
+    config = tiny(**LEARNS, chain__steps=3, train__accumulate=2, train__preview_every=0).with_(loss__kind=kind)
+    trained, whole = train(config, pictures, accelerator, tmp_path / "whole")
+    for stop in stops:
+        events, _ = train(config, pictures, accelerator, tmp_path / "parts", stop_after=stop)
+        assert not events[-1].complete
+    events, parts = train(config, pictures, accelerator, tmp_path / "parts")
+    assert events[-1].complete and events[0].step == sum(stops)
+    assert "times.safetensors" in files_of(parts) and files_of(parts) == files_of(whole)
+    assert log_of(parts) == log_of(whole) and trained[-1].complete
+    # it came to what it is for
+    saved = whole.newest()[0].tensors("times")
+    assert saved["counts"].sum() == 12 * 6 and saved["counts"].min() >= 10
+    trainer = Trainer(config, pictures, accelerator)
+    trainer.restore(whole.newest()[0])
+    probabilities = trainer.times.probabilities()
+    assert probabilities.max() > 1.5 * probabilities.min()
+    # and a checkpoint of levels drawn evenly has no such file
+    _, even = train(tiny(train__steps=1, train__preview_every=0), pictures, accelerator, tmp_path / "even")
+    assert "times.safetensors" not in files_of(even)
+
+
+@pytest.mark.parametrize("times", ["uniform", "loss-second-moment"])
+def test_the_log_tells_the_bound_of_the_losses_that_know_it(pictures, accelerator, tmp_path, times):
+    """Means over each window of (weight · T · term), and of the loss and error weighted alike, by hand."""
+    config = tiny(**LEARNS, chain__steps=3, train__preview_every=0).with_(loss__times=times)
+    events, run = train(config, pictures, accelerator, tmp_path / "run")
+    logged = [e for e in events if isinstance(e, Logged)]
+    trainer = Trainer(config, pictures, accelerator)
+    done = [trainer.step(k) for k in range(12)]
+    if times == "uniform":
+        assert all(torch.all(one.weight == 1) for one in done)
+    else:
+        assert not torch.all(done[-1].weight == 1)
+    for i, line in enumerate(logged):
+        window = done[4 * i : 4 * i + 4]
+        for ours, name in ((line.loss, "loss"), (line.mse, "mse"), (line.vlb, "vlb")):
+            expected = torch.stack([(one.weight * getattr(one.terms, name)).mean() for one in window]).mean()
+            assert ours == pytest.approx(expected.item(), rel=1e-5)
+        assert line.vlb == line.loss  # the loss is the bound
+    assert [record["vlb"] for record in run.records()] == [line.vlb for line in logged]
+    events, run = train(tiny(train__preview_every=0), pictures, accelerator, tmp_path / "simple")
+    assert all(e.vlb is None for e in events if isinstance(e, Logged))
+    assert all("vlb" not in record for record in run.records())
+
+
+def test_a_step_weighs_its_levels(pictures, accelerator):
+    """The gradient is of the mean of weight · loss, so that it is that of evenly drawn levels in expectation."""
+    config = tiny(**LEARNS, chain__steps=3, net__dropout=0.0, optimizer__clip=0.0)
+    trainer, reference = (Trainer(config, pictures, accelerator) for _ in range(2))
+    history = {
+        "losses": torch.tensor([[8.0] * 10, [2.0] * 10, [1.0] * 10]).double(),
+        "counts": torch.full((3,), 10),
+    }
+    for one in (trainer, reference):
+        one.times.restore(history)
+    ours = trainer.step(0)
+    x0, label = pictures.batch(reference.order.index(0), reference.order.flips(0))
+    t, weight = reference.times.draw(0, 6)
+    assert torch.equal(ours.t, t) and torch.equal(ours.weight, weight) and len(weight.unique()) > 1
+    noise = normals(0, Purpose.TRAIN_NOISE, torch.arange(6), torch.tensor([0]), (1, 8, 8))[0]
+    terms = reference.loss(reference.model, x0, t, noise, {"label": label})
+    (weight * terms.loss).mean().backward()
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in reference.parameters if p.grad is not None))
+    assert ours.gradient.item() == pytest.approx(norm.item(), rel=1e-5)
+    # it learns from the losses as they are, not from the weighted ones
+    assert trainer.times.counts.tolist() == (10 + torch.bincount(t - 1, minlength=3)).tolist()
+    last = int(t[-1])
+    place = (int(trainer.times.counts[last - 1]) - 1) % 10
+    assert trainer.times.losses[last - 1, place].item() == pytest.approx(terms.loss[-1].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "variance"), [("vlb", "learned"), ("hybrid", "learned_range")])
+def test_the_bound_is_learned(pictures, accelerator, kind, variance):
+    """Of the same levels and noise, before and after."""
+    config = tiny(train__steps=40, optimizer__lr=5e-3, net__dropout=0.0, chain__steps=20, loss__kind=kind).with_(
+        denoiser__variance=variance, train__batch=20
+    )
+    trainer = Trainer(config, pictures, accelerator)
+    x0, label = pictures.batch(torch.arange(40))
+    t, noise = (
+        1 + torch.arange(40) % 20,
+        normals(5, Purpose.HELD_OUT, torch.arange(40), torch.tensor([0]), (1, 8, 8))[0],
+    )
+
+    def bound() -> float:
+        with torch.no_grad():
+            return trainer.loss(trainer.model, x0, t, noise, {"label": label}).vlb.mean().item()
+
+    before = bound()
+    for k in range(40):
+        trainer.step(k)
+    assert bound() < 0.85 * before
 
 
 def test_a_lost_log_line_and_preview_after_the_checkpoint_are_redone(pictures, accelerator, tmp_path):
@@ -333,8 +436,6 @@ def test_a_step_is_adam_on_the_clipped_gradient(pictures, accelerator):
     model = reference.model
     x0, label = pictures.batch(reference.order.index(0), reference.order.flips(0))
     t, _ = reference.times.draw(0, 6)
-    from ddpm.noise import Purpose, normals
-
     noise = normals(0, Purpose.TRAIN_NOISE, torch.arange(6), torch.tensor([0]), (1, 8, 8))[0]
     loss = reference.loss(model, x0, t, noise, {"label": label}).loss.mean()
     loss.backward()

@@ -184,7 +184,7 @@ def test_the_loss_asked_for_brings_the_variance_it_needs(zoo, tmp_path):
     assert zoo.description.config.denoiser.variance == "large"
     assert settings(zoo, {"loss.kind": "hybrid"})[0]["denoiser.variance"] == "learned_range"
     assert settings(zoo, {"loss.kind": "vlb"})[0]["denoiser.variance"] == "large"  # the bound of a fixed one
-    learned = dict(denoiser__variance="learned_range", loss__kind="hybrid")
+    learned = {"denoiser__variance": "learned_range", "loss__kind": "hybrid"}
     origin = open_origin(str(tiny.run(tmp_path / "learned", **learned).folder))
     assert settings(origin, {"loss.kind": "simple"})[0]["denoiser.variance"] == "large"
     assert settings(origin, {"loss.kind": "vlb"})[0]["denoiser.variance"] == "learned_range"
