@@ -183,7 +183,7 @@ def test_what_taught_a_variance_goes_on_teaching_it(tmp_path):
 def test_the_loss_asked_for_brings_the_variance_it_needs(zoo, tmp_path):
     assert zoo.description.config.denoiser.variance == "large"
     assert settings(zoo, {"loss.kind": "hybrid"})[0]["denoiser.variance"] == "learned_range"
-    assert settings(zoo, {"loss.kind": "vlb"})[0]["denoiser.variance"] == "large"  # the bound of a fixed one
+    assert settings(zoo, {"loss.kind": "vlb"})[0]["denoiser.variance"] == "learned_range"
     learned = {"denoiser__variance": "learned_range", "loss__kind": "hybrid"}
     origin = open_origin(str(tiny.run(tmp_path / "learned", **learned).folder))
     assert settings(origin, {"loss.kind": "simple"})[0]["denoiser.variance"] == "large"

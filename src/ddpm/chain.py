@@ -102,7 +102,7 @@ class Chain:
 
     @property
     def whole(self) -> bool:
-        """Whether it was never respaced."""
+        """Whether it has every level from t = 1 on, as one that was never respaced."""
         first = -self.timestep[0]
         return bool(np.allclose(self.timestep, first * (np.arange(self.T + 1) - 1.0), rtol=0.0, atol=1e-6 * first))
 

@@ -240,6 +240,18 @@ def check(config: Config) -> Config:
             not learned or config.loss.kind != "simple",
             "is taught by the bound alone; take --loss.kind hybrid or vlb",
         ),
+        (
+            "--loss.error",
+            config.loss.error,
+            config.loss.kind != "vlb" or config.loss.error == "l2",
+            "is of simple and hybrid; the bound has its own, leave it out",
+        ),
+        (
+            "--loss.weight",
+            config.loss.weight,
+            config.loss.kind != "vlb" or config.loss.weight == "simple",
+            "is of simple and hybrid; the bound weighs its terms itself, leave it out",
+        ),
         ("--loss.vlb-weight", config.loss.vlb_weight, config.loss.vlb_weight > 0, "is positive"),
         ("--loss.weight", config.loss.weight, weighable, "needs a net that predicts eps, x0 or v"),
         ("--loss.min-snr", config.loss.min_snr, config.loss.min_snr > 0, "is positive"),

@@ -11,8 +11,8 @@ and p(x_s|x_t) has the mean of q(x_s|x_t, x_0 = x̂_0) and one of four variances
 
     small, large     β̃ = σ_s² c and β = σ_t² c          (Ho et al., section 3.2)
     learned_range    log β̃ + (v + 1)/2 · (log β − log β̃) with v a second output of the net   (Nichol & Dhariwal
-                     2021, eq. 15)
-    learned          the log-variance is v itself
+                     2021, eq. 15, in the form of their code)
+    learned          the log-variance is v itself; on a respaced chain as far from β̃ to β as it was natively
 """
 
 from __future__ import annotations
@@ -93,6 +93,11 @@ class Denoiser(nn.Module):
                     f"--denoiser.variance {self.variance}: this net gives no variance; take small or large"
                 )
             return output, None
+        if output.shape[1] != 2 * xt.shape[1]:
+            raise ValueError(
+                f"the net gives {output.shape[1]} channels for pictures of {xt.shape[1]}; it has to give as many, "
+                "or twice as many where it learns the variance"
+            )
         of_mean, of_variance = output.chunk(2, dim=1)
         return of_mean, of_variance
 
@@ -152,12 +157,12 @@ class Denoiser(nn.Module):
         if self.variance == "learned" and self.chain is self.native:
             return v
         lower, upper = self.chain.log_lower(t, s), self.chain.log_large(t, s)
-        return spread(lower, v) + spread(upper - lower, v) * self.place(v, t)
+        return spread(lower, v) + spread(upper - lower, v) * self.share(v, t)
 
-    def place(self, v: Float[Tensor, "B *D"], t: Level) -> Float[Tensor, "B *D"]:
-        """Where the log-variance of a step from t lies between its β̃ (0) and β (1), whichever the step.
+    def share(self, v: Float[Tensor, "B *D"], t: Level) -> Float[Tensor, "B *D"]:
+        """How far the log-variance of a step from t lies from its β̃ (0) to β (1), whichever the step.
 
-        A log-variance learned for the native step t → t − 1 keeps its place on a respaced chain. The best variance
+        A log-variance learned for the native step t → t − 1 keeps its share on a respaced chain. The best variance
         for pictures lies between the two (Ho et al., section 3.2), and without the limits small errors would grow
         with the stride.
         """
@@ -170,8 +175,12 @@ class Denoiser(nn.Module):
 
     def respace(self, spec: Any) -> Denoiser:
         """The same net on fewer levels (see Chain.respace)."""
-        shorter = self.chain.respace(spec)
-        chain = shorter if shorter.T < self.chain.T else self.chain  # all levels are the chain itself
+        return self.on(self.chain.respace(spec))
+
+    def on(self, chain: Chain) -> Denoiser:
+        """The same net on a chain with levels of the native one, which all of them together are again."""
+        if np.array_equal(chain.timestep, self.native.timestep):
+            chain = self.native
         return Denoiser(self.net, chain, self.predicts, self.variance, self.clip, self.native)
 
     def with_variance(self, variance: Variance) -> Denoiser:

@@ -163,7 +163,7 @@ def slerp(a: Float[Tensor, "*D"], b: Float[Tensor, "*D"], share: float) -> Float
     It keeps the length where both have the same (Shoemake 1985). Through parallel and opposite vectors, and those
     of no length, there is no one great circle: there it is the line.
     """
-    u, v = a.double().flatten(), b.double().flatten()
+    u, v = a.cpu().double().flatten(), b.cpu().double().flatten()
     if not (u.norm() > 0.0 and v.norm() > 0.0):
         return between(a, b, share, "linear")
     u, v = u / u.norm(), v / v.norm()

@@ -91,9 +91,9 @@ class Simple(Loss):
         """The terms for pictures x0 in [−1, 1], noised to levels t ≥ 1 by standard normal noise."""
         xt = model.chain.q(x0, t).sample(noise)
         output, _ = model.parts(model.output(xt, t, **cond).to(x0.dtype), xt)
-        return self.of(model, output, x0, t, noise)
+        return self.terms(model, output, x0, t, noise)
 
-    def of(
+    def terms(
         self,
         model: Denoiser,
         output: Float[Tensor, "B *D"],
@@ -153,7 +153,7 @@ class Vlb(Loss):
         output = model.output(xt, t, **cond).to(x0.dtype)
         vlb = model.chain.T * term(model, x0, xt, t, t - 1, model.read(output, xt, t, clip=False))
         with torch.no_grad():
-            mse = self.simple.of(model, model.parts(output, xt)[0], x0, t, noise).mse
+            mse = self.simple.terms(model, model.parts(output, xt)[0], x0, t, noise).mse
         return Terms(vlb, mse, vlb.detach())
 
 
@@ -183,7 +183,7 @@ class Hybrid(Loss):
         seen = model.read(output, xt, t, clip=False)
         held = Prediction(seen.x0.detach(), seen.eps.detach(), seen.variance_output)
         vlb = model.chain.T * term(model, x0, xt, t, t - 1, held)
-        simple = self.simple.of(model, model.parts(output, xt)[0], x0, t, noise)
+        simple = self.simple.terms(model, model.parts(output, xt)[0], x0, t, noise)
         return Terms(simple.loss + self.weight * vlb, simple.mse, vlb.detach())
 
 

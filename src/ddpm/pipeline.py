@@ -28,7 +28,7 @@ from ddpm.progressive import Completions, Progressive, completions, progressive
 from ddpm.samplers import make_sampler
 from ddpm.samples import Samples
 from ddpm.store import Description, Run, load_weights, open_checkpoint, sha256
-from ddpm.walks import Progress, Walks, pixels, ticks
+from ddpm.walks import Progress, Walks, pixels, ticks, usual_batch
 
 _ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = {"fashion": _ASSETS / "fashion.safetensors"}
@@ -259,8 +259,6 @@ class Pipeline:
         model.eval()
         height, width = size or self.size
         check_size((height, width), getattr(model.net, "stride", 1))
-        # As many as 64 (CPU) or 256 (GPU) pictures of 32 x 32, fewer of larger ones.
-        usual = max(1, (64 if self.device.type == "cpu" else 256) * 1024 // max(1024, height * width))
         about = {
             "model": self.name,
             "checkpoint": self.checkpoint,
@@ -272,7 +270,7 @@ class Pipeline:
             **({"grid": str(grid), "levels": list(levels)} if levels else {}),
         }
         shape = (self.description.config.data.channels, height, width)
-        return Walks(model, method, seed, shape, min(n, batch or usual), about)
+        return Walks(model, method, seed, shape, min(n, batch or usual_batch(self.device, (height, width))), about)
 
     def _labels(self, n: int, first: int, seed: int, label: Any) -> torch.Tensor | None:
         if isinstance(label, (torch.Tensor, np.ndarray, np.integer)):

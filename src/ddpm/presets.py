@@ -112,8 +112,8 @@ def iddpm_imagenet64_vlb() -> Config:
 
 def iddpm_imagenet64_cond() -> Config:
     """Nichol & Dhariwal 2021, ImageNet 64 x 64 by class, L_hybrid: 273M parameters, FID 2.92 in 250 steps."""
-    # The flags leave the variational term of each sampled level as it is, where L_hybrid makes it T/1000 of that:
-    # 1/T of the sum of T terms. They also leave the timesteps as they are.
+    # The published flags are taken, not the paper's λ = 0.001: they leave the variational term of each sampled
+    # level as it is, which is 1/T of the sum of T terms. They also leave the timesteps as they are.
     return _iddpm(
         DataConfig(size=(64, 64), flip=False),
         NetConfig(192, (1, 2, 3, 4), attention=(2, 3), dropout=0.0),

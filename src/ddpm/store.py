@@ -3,7 +3,7 @@
     runs/flowers/
       config.json                  what the run is: config, data, versions, the plan's reasons
       log.jsonl                    a line a logged step
-      checkpoints/000010000/       model, ema and optimizer .safetensors, state.json with their checksums
+      checkpoints/000010000/       model, ema, optimizer (and times) .safetensors, state.json with their checksums
       samples/000010000.png        preview grids
 
 Every weights file carries the description in its header, so it can be moved and loaded alone.
@@ -96,7 +96,7 @@ class Checkpoint:
     state: dict[str, Any]
 
     def tensors(self, part: str) -> dict[str, Tensor]:
-        """model, ema or optimizer."""
+        """model, ema, optimizer, or times, which a time sampler that learns has."""
         return load_weights(self.folder / f"{part}.safetensors")[0]
 
 

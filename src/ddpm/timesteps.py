@@ -77,7 +77,7 @@ class LossSecondMoment(TimeSampler):
     """t with probability ∝ √E[L_t²], from the last ten losses at each t (Nichol & Dhariwal 2021, eq. 18).
 
     A thousandth of the draws stays uniform, so that no level is forgotten; until every level has ten losses all of
-    them are. Every process is told the losses of all, so all have the same history.
+    them are. Every process is to be told the losses of all, so all have the same history.
     """
 
     learns = True
@@ -106,12 +106,13 @@ class LossSecondMoment(TimeSampler):
         return place + 1, (1.0 / (self.T * p[place])).float()
 
     def update(self, t: Tensor, loss: Tensor) -> None:
-        values = loss.detach().double().cpu()
+        values = loss.detach().cpu().tolist()
+        losses, counts = self.losses.numpy(), self.counts.numpy()  # views, which plain numbers index faster
         # Losses of one level in one batch follow each other; the oldest of the ten makes room.
-        for level, value in zip((t.cpu() - 1).tolist(), values.tolist(), strict=True):
+        for level, value in zip((t.cpu() - 1).tolist(), values, strict=True):
             if math.isfinite(value):
-                self.losses[level, self.counts[level] % self.losses.shape[1]] = value
-                self.counts[level] += 1
+                losses[level, counts[level] % losses.shape[1]] = value
+                counts[level] += 1
 
     def tensors(self) -> dict[str, Tensor]:
         return {"losses": self.losses, "counts": self.counts}

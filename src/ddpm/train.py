@@ -121,7 +121,7 @@ class Trainer:
         loss, mse, vlb = zip(*parts, strict=True)
         terms = Terms(torch.cat(loss), torch.cat(mse), None if vlb[0] is None else torch.cat(vlb))
         if self.times.learns:  # waits for the device, which the others need not
-            self.times.update(t, self.accelerator.gather(terms.loss))
+            self.times.update(t, terms.loss)
         return Result(terms, torch.as_tensor(gradient), t, weight)
 
     def _dropout_seed(self, k: int, part: int) -> int:

@@ -60,7 +60,7 @@ def settings(origin: Origin, asked: Mapping[str, Any]) -> tuple[dict[str, Any], 
     fixed["denoiser.variance"] = variance
     if theirs.denoiser.variance in LEARNED and variance in LEARNED:
         # What taught it goes on teaching it, unless another loss was asked for.
-        fixed |= {"loss.kind": theirs.loss.kind, "loss.vlb_weight": theirs.loss.vlb_weight}
+        fixed |= {f"loss.{name}": getattr(theirs.loss, name) for name in ("kind", "vlb_weight", "times")}
     reasons = [f"starts from the weights of {origin.name}: net, prediction, chain and channels are its own"]
     size = theirs.data.size
     if asked.get("data.size", size) != size:
@@ -71,7 +71,7 @@ def settings(origin: Origin, asked: Mapping[str, Any]) -> tuple[dict[str, Any], 
 def _variance(theirs: Config, kind: str | None) -> str:
     """The model's own variance, unless the loss asked for needs one of the other kind."""
     own = theirs.denoiser.variance
-    if kind == "hybrid" and own not in LEARNED:
+    if kind in ("hybrid", "vlb") and own not in LEARNED:
         return "learned_range"
     return "large" if kind == "simple" and own in LEARNED else own
 

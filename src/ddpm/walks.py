@@ -51,12 +51,12 @@ class Walks:
             if not 1 <= t <= native.T:
                 raise UserError(f"t = {t}: a level of noise of this model lies between 1 and {native.T}")
         absent = sorted({t for t in levels if native.timestep[t] not in model.chain.timestep})
+        if not absent:
+            return self
         timestep = np.concatenate([model.chain.timestep, native.timestep[absent]])
         order = timestep.argsort()
         gamma = np.concatenate([model.chain.gamma, native.gamma[absent]])
-        chain = Chain(gamma[order], timestep[order])
-        joined = Denoiser(model.net, chain, model.predicts, model.variance, model.clip, native)
-        return replace(self, model=joined.eval())
+        return replace(self, model=model.on(Chain(gamma[order], timestep[order])).eval())
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -86,6 +86,11 @@ class Walks:
         """The steps from x, at the top or at level `start` of the grid, to t = 0."""
         cond = {} if label is None else {"label": label.to(self.device)}
         return walk(self.model, self.sampler, x, noise, start, **cond)
+
+
+def usual_batch(device: torch.device, size: tuple[int, int]) -> int:
+    """Pictures at once: 64 (CPU) or 256 (GPU) of 32 x 32, fewer of larger ones."""
+    return max(1, (64 if device.type == "cpu" else 256) * 1024 // max(1024, size[0] * size[1]))
 
 
 def ticks(progress: Progress | None, total: int) -> Callable[[], None]:

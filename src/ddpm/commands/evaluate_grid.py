@@ -11,10 +11,11 @@ from ddpm.commands.evaluate_bits import columns, kept, tell
 from ddpm.commands.options import progress
 from ddpm.draw.plots import write
 from ddpm.evaluate import Records
-from ddpm.evaluate.measuring import FORMAT, batches, on_device, usual_batch
+from ddpm.evaluate.measuring import FORMAT, batches, on_device
 from ddpm.evaluate.spacing import Sums, figure, grids_of
 from ddpm.evaluate.spacing import measure as measure_spacing
 from ddpm.grids import NAME, Grids, write_grids
+from ddpm.walks import usual_batch
 
 if TYPE_CHECKING:
     from ddpm.commands.evaluate import Case

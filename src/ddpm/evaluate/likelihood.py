@@ -12,7 +12,7 @@ chains with common levels are of the same x_t. The net runs in its own precision
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +25,7 @@ from ddpm.chain import Chain, levels
 from ddpm.denoiser import Denoiser, Prediction
 from ddpm.gaussian import Gaussian
 from ddpm.noise import Purpose, normals_each, uniform
-
-Progress = Callable[[int, int], None]
+from ddpm.walks import Progress
 
 
 class Bits(NamedTuple):
@@ -81,8 +80,8 @@ def likelihood(
         errors.append(error)
         if progress:
             progress(t, chain.T)
-    before, all_terms = prior(chain, x0).cpu(), torch.stack(terms, dim=1)
-    return Bits(before + all_terms.sum(1), before, all_terms, torch.stack(errors, dim=1))
+    before, every = _kept([prior(chain, x0)])[:, 0], _kept(terms)
+    return Bits(before + every.sum(1), before, every, _kept(errors))
 
 
 def estimate(
@@ -102,7 +101,7 @@ def estimate(
     chain, x0 = model.chain, exact(x0)
     places = torch.from_numpy(model.native.places(chain))
     decoded, _ = _one(model, x0, noise_at(seed, numbers, int(places[1]), x0), 1, 0, decoder, cond)
-    before = prior(chain, x0).cpu()
+    before, decoded = _kept([prior(chain, x0), decoded]).unbind(1)
     if chain.T == 1:
         none = torch.zeros(len(x0), 0, dtype=torch.float64)
         return Estimate(before + decoded, before, decoded, none.long(), none, none, none)
@@ -121,9 +120,9 @@ def estimate(
         errors.append(error)
         if progress:
             progress(m + 1, draws)
-    drawn = torch.stack(terms, dim=1)
+    drawn = _kept(terms)
     total = before + decoded + (weights * drawn).sum(1)
-    return Estimate(total, before, decoded, levels, weights, drawn, torch.stack(errors, dim=1))
+    return Estimate(total, before, decoded, levels, weights, drawn, _kept(errors))
 
 
 def level_probabilities(chain: Chain) -> Float[np.ndarray, "n"]:
@@ -154,11 +153,15 @@ def _one(
     decoder: Decoder,
     cond: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """Bits/dim of the step t → s, and the squared error of x̂_0, float64[B] on the CPU."""
+    """Bits/dim of the step t → s, and the squared error of x̂_0, [B]."""
     xt, prediction = look(model, x0, eps, t, cond)
     bits = term(model, x0, xt, t, s, prediction, decoder)
-    error = (prediction.x0 - x0).square().flatten(1).mean(1)
-    return bits.cpu().double(), error.cpu().double()
+    return bits, (prediction.x0 - x0).square().flatten(1).mean(1)
+
+
+def _kept(columns: Sequence[Tensor]) -> Tensor:
+    """Columns [B] as float64 [B, n] on the CPU: the device is waited for once, not once a level."""
+    return torch.stack(list(columns), dim=1).cpu().double()
 
 
 def look(

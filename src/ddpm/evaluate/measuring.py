@@ -26,10 +26,11 @@ from torch import Tensor
 
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
-from ddpm.evaluate.likelihood import Bits, Estimate, Progress, bound_levels, estimate, likelihood
+from ddpm.evaluate.likelihood import Bits, Estimate, bound_levels, estimate, likelihood
 from ddpm.evaluate.records import Records
 from ddpm.evaluate.reference import Reference
 from ddpm.units import counted
+from ddpm.walks import Progress, usual_batch
 
 DRAWS = 32
 """Levels drawn a picture, unless asked for otherwise."""
@@ -137,14 +138,10 @@ def choose(
         return Measurement("every term", model)
     try:
         levels = bound_levels(int(steps), T) if steps.isdecimal() else steps
-        return Measurement("respaced", model.respace(levels), steps=steps)
+        shorter = model.respace(levels)
     except UserError as error:
         raise UserError(f"--steps {steps}: {str(error).partition(': ')[2]}") from None
-
-
-def usual_batch(device: torch.device, size: tuple[int, int]) -> int:
-    """Pictures at once: 64 (CPU) or 256 (GPU) of 32 x 32, fewer of larger ones."""
-    return max(1, (64 if device.type == "cpu" else 256) * 1024 // max(1024, size[0] * size[1]))
+    return Measurement("respaced" if shorter.chain.T < T else "every term", shorter, steps=steps)
 
 
 def measure(

@@ -40,9 +40,10 @@ from ddpm.bound import Decoder, prior
 from ddpm.chain import Chain, levels
 from ddpm.denoiser import LEARNED, Denoiser
 from ddpm.errors import UserError
-from ddpm.evaluate.likelihood import Progress, exact, look, noise_at
+from ddpm.evaluate.likelihood import exact, look, noise_at
 from ddpm.gaussian import Gaussian
 from ddpm.grids import Grid, Grids
+from ddpm.walks import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +111,7 @@ def measure(
         square = (seen.x0 - x0).square()
         if model.variance in LEARNED:
             assert seen.variance_output is not None  # parts() refuses a net without
-            f = model.place(seen.variance_output, t)
+            f = model.share(seen.variance_output, t)
         else:  # the same for all elements, so that a mean is all that is needed of e²
             f = square.new_tensor(1.0 if model.variance == "large" else 0.0)
             square = square.mean()
@@ -159,7 +160,7 @@ def _nodes(count: int) -> np.ndarray:
 
 
 def _numbers(means: Sequence[Tensor]) -> np.ndarray:
-    numbers: np.ndarray = torch.stack(list(means)).double().cpu().numpy()
+    numbers: np.ndarray = torch.stack(list(means)).cpu().double().numpy()
     return numbers
 
 
