@@ -172,15 +172,17 @@ def report(all_measured: dict[str, Measured], batch: int) -> bool:
     """Prints the table and the tests; whether all mean gradients agree."""
     square, doubt = signal(list(all_measured.values()))
     print(f"|mean gradient|² {square:.4g} ± {doubt:.2g}")
-    if square <= 2 * doubt:
+    known = square > 2 * doubt
+    if not known:
         print("that is too uncertain to divide by: take more --batches")
     print(f"{'sampler of t':<20}{'tr Cov(g)':>22}{'noise':>10}{'scale':>12}{'loss':>22}")
     for name, one in all_measured.items():
         variance = f"{one.variance:.4g} ± {one.error:.2g}"
         loss = f"{statistics.mean(one.losses):.4f} ± "
         loss += f"{statistics.stdev(one.losses) / math.sqrt(len(one.losses)):.2g}"
-        noise = one.variance / square
-        print(f"{name:<20}{variance:>22}{noise:>10.3g}{batch * noise:>12,.0f}{loss:>22}")
+        relative = one.variance / square
+        noise, scale = (f"{relative:.3g}", f"{batch * relative:,.0f}") if known else ("-", "-")
+        print(f"{name:<20}{variance:>22}{noise:>10}{scale:>12}{loss:>22}")
     best = all_measured[SAMPLERS[-1]]
     agree = True
     for name, one in all_measured.items():
