@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, what it writes, and what it says to a mistake."""
 
+import io
 import json
 import shutil
 import signal
@@ -13,7 +14,7 @@ from PIL import Image
 
 import ddpm
 import tiny
-from ddpm.cli import COMMANDS
+from ddpm.cli import COMMANDS, main
 from ddpm.store import Facts, Run, load_weights
 
 
@@ -51,6 +52,16 @@ def test_every_command_has_help(call, command):
 
 def test_version(call):
     assert call("--version") == (0, f"ddpm {ddpm.__version__}\n", "")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_reader_that_is_gone_is_no_error(monkeypatch, option):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert main([option]) == 1
 
 
 def test_as_a_module():

@@ -12,9 +12,11 @@ from PIL import Image
 import tiny
 from ddpm.commands import evaluate_grid
 from ddpm.commands.evaluate import METRICS, parse_metrics
+from ddpm.commands.evaluate_bits import table_of
 from ddpm.errors import UserError
 from ddpm.evaluate import measuring
 from ddpm.evaluate.likelihood import estimate, likelihood
+from ddpm.evaluate.summary import Mean
 from ddpm.grids import read_grids
 from ddpm.pipeline import load
 from ddpm.store import Facts
@@ -67,7 +69,7 @@ def table(out):
 
 def test_an_estimate_is_called_one(evaluate):
     tiny.run("run", NONE)
-    status, out, err = evaluate("--levels", "4")
+    status, out, err = evaluate("--draws", "4")
     assert status == 0 and "evaluations 60/60" in err
     words = "Monte-Carlo estimate of the bound of the 40-step chain: the decoder's term and 4 drawn ones a picture"
     assert out.count(words) == 2 and "60 evaluations of the net: 5 a picture" in out
@@ -134,6 +136,7 @@ def test_a_record_says_all_that_it_takes_to_repeat_it(evaluate):
         "clip": True,
     }
     assert {key: record[key] for key in expected} == expected
+    assert record["chain_steps"] == len(record["chain"]) and "levels" not in record
     assert record["what"].startswith("bound of a chain of")
     assert record["reference"]["data"] == record["reference"]["name"] == "photos"
     assert len(record["reference"]["fingerprint"]) == 64 and record["reference"]["pictures"] == 12
@@ -148,7 +151,7 @@ def test_rate_and_nll_are_of_one_pass(evaluate):
     nll, rate = result("nll-4.json"), result("rate-4.json")
     assert nll["kind"] == rate["kind"] == "every term"
     assert rate["results"]["lossless"] == pytest.approx(nll["results"]["bits_per_dim"]["mean"], rel=1e-12)
-    assert "reverse steps" in out and out.count("bound of the 40-step chain, every term") == 3
+    assert "reverse steps" in out and out.count("bound of the 40-step chain, every term") == 2
     status, out, _ = evaluate("--metrics", "rate", "-n", "4", "--steps", "all")
     assert "every picture was measured before: nothing is computed" in out
 
@@ -166,6 +169,60 @@ def test_grid_finds_levels_and_keeps_them_with_the_run(evaluate):
     status, out, err = evaluate("--metrics", "grid", "-n", "6", "--batch", "4")
     assert "every picture was measured before" in out and "evaluations" not in err
     assert read_grids(Path("run/grids.json")) == grids
+
+
+def test_the_grids_of_a_run_are_not_replaced_unnoticed(evaluate):
+    tiny.run("run", NONE)
+    run = Path("run/grids.json")
+    status, out, _ = evaluate("--metrics", "grid", "-n", "6")
+    assert status == 0 and "replace" not in out and "--grid fitted takes them: run/grids.json" in out
+    six = read_grids(run)
+    (kept,) = OUT.glob("*/grids.json")
+    assert read_grids(kept) == six
+    record = result("grid-6.json")
+    assert record["metric"] == "grid" and record["pictures"] == 6 and record["checkpoint"] == six.checkpoint
+    assert [grid["bits"] for grid in record["results"]["grids"]] == [grid.bits for grid in six.grids]
+    for option, value, reason in (
+        ("--out", "elsewhere", "--out"),
+        ("--variance", "small", "variance small, not large"),
+        ("--weights", "model", "not of the averaged weights"),
+    ):
+        status, out, _ = evaluate("--metrics", "grid", "-n", "4", option, value)
+        assert status == 0 and f"run/grids.json is left as it is ({reason})" in out
+        assert read_grids(run) == six
+    status, out, _ = evaluate("--metrics", "grid", "-n", "4")
+    assert status == 0 and "run/grids.json: replaces the grids fitted on 6 pictures of photos\n" in out
+    assert read_grids(run).pictures == 4
+    run.write_text("{")
+    status, out, _ = evaluate("--metrics", "grid", "-n", "4")
+    assert status == 0 and "run/grids.json: could not be read, and is replaced" in out
+    assert read_grids(run).pictures == 4
+
+
+def test_grids_of_a_file_say_so(call, workplace):
+    ema = next((tiny.run("run", NONE).folder / "checkpoints").iterdir()) / "ema.safetensors"
+    (workplace / "zoo.safetensors").write_bytes(ema.read_bytes())
+    options = ["--reference", "photos", "--device", "cpu", "-n", "3", "--metrics", "grid"]
+    assert call("evaluate", "zoo.safetensors", *options)[0] == 0
+    (path,) = Path("evaluation/zoo").glob("*/grids.json")
+    assert read_grids(path).weights == "as in the file" and not Path("grids.json").exists()
+
+
+@pytest.mark.parametrize(
+    "levels, names",
+    [
+        (range(1, 41), ["t = 2 … 40", "decoder, L_0"]),
+        ([1, 2, 9, 40], ["t = 2 … 40 (3 steps)", "decoder, L_0"]),
+        ([124, 151, 500, 1000], ["t = 151 … 1,000 (3 steps)", "decoder, from t = 124"]),
+        ([5, 40], ["t = 40 (1 step)", "decoder, from t = 5"]),
+        ([40], ["decoder, from t = 40"]),
+        ([1], ["decoder, L_0"]),
+    ],
+)
+def test_rows_are_named_by_the_levels_that_were_measured(levels, names):
+    one = Mean(1.0, 0.1)
+    made = table_of({"prior": one, "between": one, "decoder": one}, one, np.array(levels))
+    assert list(made.columns[0].cells) == ["prior, L_T", *names, "total"]
 
 
 def test_a_fitted_grid_is_measured_as_its_own_chain(evaluate):
@@ -191,9 +248,8 @@ def test_a_fitted_grid_is_measured_as_its_own_chain(evaluate):
 @pytest.mark.parametrize("metrics", ["nll", "rate", "grid"])
 def test_the_same_command_goes_on(evaluate, metrics, monkeypatch):
     tiny.run("run", NONE)
-    options = ["--metrics", metrics, "--batch", "5", *(["--levels", "3"] if metrics == "nll" else [])]
+    options = ["--metrics", metrics, "--batch", "5", *(["--draws", "3"] if metrics == "nll" else [])]
     assert evaluate(*options, "--out", "whole")[0] == 0
-    grids = Path("run/grids.json").read_bytes() if metrics == "grid" else b""
     inner, batches = measuring.on_device, []
 
     def stopping(*arguments):
@@ -210,10 +266,32 @@ def test_the_same_command_goes_on(evaluate, metrics, monkeypatch):
     status, out, _ = evaluate(*options)
     assert status == 0 and "5 pictures measured before, 7 to go" in out
     assert [len(rows) for rows in batches] == [5, 5, 5, 2]
+    assert result(f"{metrics}-12.json") == result(f"{metrics}-12.json", Path("whole"))
     if metrics == "grid":
-        assert Path("run/grids.json").read_bytes() == grids
-    else:
-        assert result(f"{metrics}-12.json") == result(f"{metrics}-12.json", Path("whole"))
+        assert read_grids(Path("run/grids.json")) == read_grids(next(Path("whole").glob("*/grids.json")))
+
+
+@pytest.mark.parametrize("metrics", ["nll", "grid"])
+def test_a_stop_before_anything_is_kept(evaluate, metrics, monkeypatch):
+    tiny.run("run", NONE)
+
+    def stopping(*arguments):
+        raise KeyboardInterrupt
+
+    for module in (measuring, evaluate_grid):
+        monkeypatch.setattr(module, "on_device", stopping)
+    status, out, _ = evaluate("--metrics", metrics)
+    assert status == 130
+    assert "nothing is kept: 12 pictures are kept together once all are measured; --batch 3 keeps fewer" in out
+
+
+@pytest.mark.parametrize("metrics", ["nll", "rate", "grid"])
+def test_a_place_that_cannot_be_written_is_noticed_first(evaluate, metrics, monkeypatch):
+    tiny.run("run", NONE)
+    Path("file").write_text("")
+    status, _, err = evaluate("--metrics", metrics, "--out", "file/inside")
+    assert status == 2 and "cannot be written" in err and "choose another --out" in err
+    assert "evaluations" not in err
 
 
 def test_other_settings_leave_results_alone(evaluate):
@@ -291,21 +369,22 @@ def test_up_to_a_thousand_pictures_unless_told(call, workplace):
         (["--metrics", "speed"], "--metrics speed: no such metric; there are nll, rate, grid"),
         (["--metrics", ","], "--metrics: name at least one of nll, rate, grid"),
         (["-n", "13"], "-n 13: photos has 12 pictures; take 1 to all of them"),
-        (["-n", "0"], "-n 0: photos has 12 pictures; take 1 to all of them"),
-        (["-n", "few"], "-n few: takes a number of pictures, or all"),
-        (["-n", "-3"], "-n -3: takes a number of pictures, or all"),
+        (["-n", "0"], "-n 0: takes a number of pictures from 1, or all"),
+        (["-n", "few"], "-n few: takes a number of pictures from 1, or all"),
+        (["-n", "-3"], "-n -3: takes a number of pictures from 1, or all"),
+        (["--variance", "medium"], "--variance medium: takes small, large, learned or learned_range"),
         (["--batch", "0"], "--batch 0: is at least 1"),
         (["--seed", "-1"], "--seed -1: lies in [0, 2^64)"),
-        (["--levels", "0"], "--levels 0: draws 1 to 38 of a chain of 40 steps; --steps all measures every term"),
+        (["--draws", "0"], "--draws 0: draws 1 to 38 of a chain of 40 steps; --steps all measures every term"),
         (
-            ["--levels", "3", "--steps", "9"],
-            "--levels 3: so many are drawn from the whole chain; leave out --steps 9",
+            ["--draws", "3", "--steps", "9"],
+            "--draws 3: so many are drawn from the whole chain; leave out --steps 9",
         ),
         (
-            ["--levels", "3", "--metrics", "rate"],
-            "--levels 3: rate needs every level; leave it out, or take --steps K",
+            ["--draws", "3", "--metrics", "rate"],
+            "--draws 3: rate needs every level; leave it out, or take --steps K",
         ),
-        (["--levels", "3", "--metrics", "grid"], "--levels 3: belongs to nll and rate; leave it out, or add one"),
+        (["--draws", "3", "--metrics", "grid"], "--draws 3: belongs to nll and rate; leave it out, or add one"),
         (
             ["--steps", "all", "--metrics", "grid"],
             "--steps all: belongs to nll and rate; leave it out, or add one",
@@ -316,8 +395,8 @@ def test_up_to_a_thousand_pictures_unless_told(call, workplace):
             ["--variance", "learned"],
             "--variance learned: run has learned none; take small, large, or leave it out",
         ),
-        (["--grid", "fitted"], "--grid fitted: has the levels of so many steps; add --steps K, without --levels"),
-        (["--grid", "fitted", "--steps", "4", "--levels", "3"], "--grid fitted: has the levels of so many steps"),
+        (["--grid", "fitted"], "--grid fitted: has the levels of so many steps; add --steps K, without --draws"),
+        (["--grid", "fitted", "--steps", "4", "--draws", "3"], "--grid fitted: has the levels of so many steps"),
         (["--grid", "fitted", "--steps", "all"], "--steps all: a fitted grid takes a number of steps, as 20"),
         (["--out", "photos/cats/00.png"], "--out photos/cats/00.png: is a file; name a folder"),
         (["--device", "cuda:99"], "--device cuda:99: there is no such device here"),

@@ -101,8 +101,8 @@ def test_a_class_for_all(call):
         (["a.png", "nowhere:3"], "nowhere: no such file or folder"),
         (["a.png", "broken.png"], "broken.png: cannot be decoded ("),
         (["words.png", "a.png"], "words.png: cannot be decoded (not a picture in a known format); give another"),
-        (["a.png", "a.png", "--t", 0], "t = 0: a level of noise of this model lies between 1 and 40"),
-        (["a.png", "a.png", "--t", 41], "t = 41: a level"),
+        (["a.png", "a.png", "--t", 0], "--t 0: a level of noise of this model lies between 1 and 40"),
+        (["a.png", "a.png", "--t", 41], "--t 41: a level"),
         (["a.png", "a.png", "--lambdas", 2], "--lambdas 2: lies between 0"),
         (["a.png", "a.png", "--out", "photos"], "photos: is not empty and holds more than ddpm interpolate wrote"),
         (["a.png", "a.png", "--class", "cat"], "--class cat: plain was trained without classes"),
@@ -130,6 +130,17 @@ def test_by_number_is_by_name():
         by_number("photos", 6)
     with pytest.raises(UserError, match=r"--number 1: a.png is a single picture; leave it out"):
         by_number("a.png", 1)
+
+
+def test_a_folder_of_one_class_the_model_knows_has_it(call):
+    tiny.run("runs/pets", PETS)
+    Path("one/cats").mkdir(parents=True)
+    save("one/cats/0.png")
+    assert by_name("one:0").of_class is None  # one folder alone is no class to those who know none
+    status, _, err = call("interpolate", "runs/pets", "one:0", "photos:5", "--steps", 2, "--lambdas", 0, 1)
+    assert status == 0, err
+    record = json.loads(Path("interpolations/pets/interpolation.json").read_text())
+    assert [record["classes"][k] for k in record["labels"]] == ["cats", "dogs"]
 
 
 def test_a_file_with_a_colon_in_its_name():

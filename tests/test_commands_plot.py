@@ -1,5 +1,7 @@
 """`ddpm plot`: what is drawn, against the papers' formulas in numpy; and what it says to a mistake."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from ddpm.cli import main
 from ddpm.commands.plot import Forward, Schedule, forward, log_of, schedule, share_of
 from ddpm.grids import Grid, Grids, write_grids
 from ddpm.noise import Purpose, normals
+from ddpm.pipeline import load
 from ddpm.store import Description, Run
 
 LINEAR = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))])
@@ -275,7 +278,7 @@ def test_respace_marks_the_levels_of_fitted_grids_each_model_its_own(workplace):
     for name, levels in (("one", (3, 17, 40)), ("two", (1, 2, 40))):
         write_grids(tiny.run(workplace / name).folder / "grids.json", fitted(levels))
     figure = schedule(Schedule(("one", "two"), respace=("fitted:3", "two/grids.json:3")))
-    assert words(figure) == ["fitted: 3 of 40 levels", "two/grids.json: 3 of 40 levels"]
+    assert words(figure) == ["fitted: 3 of 40 levels", "fitted (grids.json): 3 of 40 levels"]
     # two lines though the chains are the same, since their grids are not
     dots = [
         [line.get_xdata() * 40 for line in axes.lines if line.get_linestyle() == "None"] for axes in figure.axes
@@ -289,6 +292,8 @@ def test_respace_marks_the_levels_of_fitted_grids_each_model_its_own(workplace):
     "names, spec, said",
     [
         (["zoo"], "fitted:4", "--respace fitted:4: no grid of so many steps was fitted; there are those of 3"),
+        (["zoo"], "fitted", "--respace fitted: takes a number of steps after a colon, as fitted:20"),
+        (["zoo"], "zoo/grids.json", "--respace zoo/grids.json: takes a number of steps after a colon, as zoo/"),
         (["zoo"], "fitted:", "--respace fitted:: takes a number of steps after the colon, as fitted:20"),
         (["bare"], "fitted:3", "--respace fitted:3: bare has no fitted grids yet; `ddpm evaluate"),
         (["zoo", "linear"], "fitted:3", "--respace fitted:3: linear is no run; name a grids.json"),
@@ -301,6 +306,27 @@ def test_fitted_grids_there_are_not(call, workplace, names, spec, said):
     tiny.run(workplace / "bare")
     status, out, err = call("schedule", *names, "--respace", spec)
     assert status == 2 and not out and err.startswith(f"ddpm: {said}") and err.count("\n") == 1
+
+
+def test_it_is_noted_when_grids_were_fitted_to_something_else(call, workplace):
+    run = tiny.run(workplace / "zoo").folder
+    own = load("zoo", "cpu").checkpoint
+    write_grids(run / "grids.json", replace(fitted((3, 17, 40)), checkpoint=own))
+    write_grids(workplace / "other.json", replace(fitted((3, 17, 40)), model="ark", checkpoint="0" * 16))
+    write_grids(workplace / "small.json", replace(fitted((3, 17, 40)), variance="small", checkpoint=own))
+    assert "note" not in call("schedule", "zoo", "--respace", "fitted:3")[1]
+    status, out, _ = call("schedule", "zoo", "--respace", "other.json:3", "small.json:3", "ddim20")
+    notes = [line for line in out.splitlines() if line.startswith("note: ")]
+    assert status == 0 and len(notes) == 2
+    assert notes[0].startswith("note: other.json: its grids were fitted to another checkpoint (ark, 000")
+    assert notes[1] == "note: small.json: its grids were fitted with variance small, the model has large"
+
+
+def test_files_of_one_name_are_told_apart(workplace):
+    for name in ("one", "two"):
+        write_grids(tiny.run(workplace / name).folder / "grids.json", fitted((3, 17, 40)))
+    figure = schedule(Schedule(("one",), respace=("one/grids.json:3", "two/grids.json:3")))
+    assert words(figure) == [f"fitted ({name}/grids.json): 3 of 40 levels" for name in ("one", "two")]
 
 
 def test_a_run_without_a_checkpoint_has_a_chain_and_an_existing_path_comes_first(workplace):

@@ -50,7 +50,7 @@ def test_the_walks(call, asked):
 
 
 def test_the_walks_with_options(call, asked):
-    options = ["--sampler", "ddpm", "--steps", "3,4", "--levels", 3, "--seed", 4, "--class", "cat", "--first", 2]
+    options = ["--sampler", "ddpm", "--steps", "3,4", "--shown", 3, "--seed", 4, "--class", "cat", "--first", 2]
     status, out, _ = call("progressive", "runs/zoo", "-n", 1, *options, "--batch", 1, "--out", "here/p.svg")
     assert status == 0 and out.rstrip() == "open here/p.svg"
     ((_, _, options, made),) = asked
@@ -65,7 +65,7 @@ def test_completions(call, asked):
     assert status == 0 and out.rstrip().endswith("open plots/shared-zoo.png")
     ((name, arguments, options, made),) = asked
     assert (name, arguments) == ("completions", ([30, 10], 2))
-    assert options == {**COMMON, "sampler": "ddpm", "steps": "8", "number": 3}
+    assert options == {**COMMON, "sampler": "ddpm", "steps": "8", "first": 3}
     assert made.pixels.shape == (2, 2, 1, 8, 8)
 
 
@@ -74,14 +74,16 @@ def test_completions(call, asked):
     [
         (["--share", "30,x"], "--share 30,x: takes levels of noise, as 750,500,250"),
         (["--share", ""], "--share : takes levels"),
-        (["--share", "50"], "t = 50: a level of noise of this model lies between 1 and 40"),
+        (["--share", "50"], "--share 50: a level of noise of this model lies between 1 and 40"),
         (
-            ["--share", "30", "--levels", 4],
-            "--levels 4: belongs to the walks; with --share the rows are its levels",
+            ["--share", "30", "--shown", 4],
+            "--shown 4: belongs to the walks; with --share the rows are its levels",
         ),
         (["--share", "30", "--sampler", "ddim"], "take --sampler ddpm, or --eta 1"),
-        (["--levels", 1], "--levels 1: show at least 2"),
+        (["--shown", 1], "--shown 1: show at least 2"),
         (["-n", 0], "-n 0: draw at least one picture"),
+        (["-n", -3], "-n -3: draw at least one picture"),
+        (["--first", -1], "--first -1: pictures are counted from 0"),
         (["--out", "p.gif"], "--out p.gif: a figure's name ends in"),
         (["--class", "dog"], "--class dog: no such class"),
     ],

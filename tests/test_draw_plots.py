@@ -54,6 +54,22 @@ def check_layout(figure):
         assert across <= 2 or down <= 2, f"{one!r} and {other!r} cover each other by {across:.0f} x {down:.0f}"
 
 
+@pytest.mark.parametrize("titles", [(), ("First", "Second")])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_what_is_drawn_stands_under_the_first_title_in_lines(titles, columns):
+    panel = Panel("loss", [Line("", np.arange(3.0), np.arange(3.0))], "step", "loss")
+    rows = [[panel] * columns] * 2
+    words = "a net " * 60 + "w" * 20
+    figure = curves(rows, titles, words)
+    check_layout(figure)
+    (said,) = [text for text in figure.texts if text.get_text().startswith("a net")]
+    assert said.get_text().split() == words.split() and "\n" in said.get_text()
+    assert [text.get_text() for text in figure.texts if text is not said] == list(titles)
+    plain = curves(rows, titles)
+    for axes, other in zip(figure.axes, plain.axes, strict=True):  # as large as without
+        assert axes.get_window_extent().height == pytest.approx(other.get_window_extent().height)
+
+
 # -- tables of pictures ----------------------------------------------------------------------------------------
 
 

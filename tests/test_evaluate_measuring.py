@@ -9,7 +9,7 @@ from ddpm.data.pictures import Cached
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
 from ddpm.evaluate.likelihood import estimate, likelihood
-from ddpm.evaluate.measuring import choose, measure, usual_batch
+from ddpm.evaluate.measuring import choose, kept_batch, measure, usual_batch
 from ddpm.evaluate.records import Records
 from ddpm.evaluate.reference import Reference
 from oracle import Mixture, OracleNet, linear_betas
@@ -92,9 +92,9 @@ def test_a_short_chain_is_measured_whole(T, kind):
 @pytest.mark.parametrize(
     "steps, draws, message",
     [
-        ("50", 8, "--levels 8: so many are drawn from the whole chain; leave out --steps 50"),
-        (None, 0, "--levels 0: draws 1 to 998 of a chain of 1000 steps; --steps all measures every term"),
-        (None, 999, "--levels 999: draws 1 to 998 of a chain of 1000 steps; --steps all measures every term"),
+        ("50", 8, "--draws 8: so many are drawn from the whole chain; leave out --steps 50"),
+        (None, 0, "--draws 0: draws 1 to 998 of a chain of 1000 steps; --steps all measures every term"),
+        (None, 999, "--draws 999: draws 1 to 998 of a chain of 1000 steps; --steps all measures every term"),
         ("0", None, "--steps 0: takes 1 to 1000 of the 1000 levels there are to choose from"),
         ("1001", None, "--steps 1001: takes 1 to 1000 of the 1000 levels"),
         ("some", None, '--steps some: takes a number, several as in "10,15,20", or "ddim25"'),
@@ -116,6 +116,24 @@ def test_larger_pictures_go_in_smaller_batches():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert usual_batch(cpu, (32, 32)) == usual_batch(cpu, (8, 8)) == 64 and usual_batch(gpu, (32, 32)) == 256
     assert usual_batch(cpu, (64, 64)) == 16 and usual_batch(cpu, (512, 512)) == 1
+
+
+@pytest.mark.parametrize(
+    "evaluations, kept", [(1, 64), (33, 64), (499, 64), (500, 32), (1000, 16), (2000, 8), (4000, 8)]
+)
+def test_the_longer_a_picture_takes_the_fewer_are_kept_together(evaluations, kept):
+    assert kept_batch(torch.device("cpu"), (28, 28), evaluations) == kept
+    assert kept_batch(torch.device("cuda"), (28, 28), evaluations) == max(8, 4 * 64 // max(1, evaluations // 250))
+    assert kept_batch(torch.device("cpu"), (256, 256), evaluations) == 1  # these are few anyway
+
+
+def test_names_for_files_say_how_many_levels_there_are():
+    what = choose(model(1000), "50")
+    assert what.slug == "69-levels" and what.about()["chain_steps"] == 69 and what.about()["steps"] == "50"
+    assert choose(model(1000), "20", fitted=range(50, 1001, 50)).slug == "20-levels-fitted"
+    assert choose(model(1000)).slug == "estimate" and choose(model(1000), "all").slug == "all"
+    about = choose(model(1000)).about()
+    assert (about["steps"], about["chain_steps"], about["draws"]) == (None, 1000, 32)
 
 
 # -- the pass --------------------------------------------------------------------------------------------------
@@ -159,13 +177,16 @@ def test_a_stopped_pass_goes_on_bit_by_bit(tmp_path, steps, stop):
     assert all(torch.equal(a, b) for a, b in zip(resumed, whole, strict=True))
 
 
-def test_a_damaged_batch_is_measured_again(records):
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_batch_is_measured_again(records, tmp_path, damage):
     pictures, what = reference(), choose(model(), "all")
     whole = measure(what, pictures, pictures.spread(20), records, batch=8)
     path = sorted((records.folder / "parts").iterdir())[1]
-    path.write_bytes(path.read_bytes()[:100])
+    data = bytearray(path.read_bytes())
+    data[data.index(whole.total[8].numpy().tobytes())] ^= 1  # its numbers are whole
+    path.write_bytes(data[:100] if damage == "cut" else data)
     before = what.model.net.shown
-    again = measure(what, pictures, pictures.spread(20), records, batch=8)
+    again = measure(what, pictures, pictures.spread(20), Records(tmp_path, "dots", {}), batch=8)
     assert what.model.net.shown - before == 8 * 40
     assert all(torch.equal(a, b) for a, b in zip(again, whole, strict=True))
 

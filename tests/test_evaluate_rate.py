@@ -279,11 +279,15 @@ def test_the_figure_has_the_curve_in_every_panel(T):
     assert any(f"{curve.lossless:.2f} bits/dim" in text.get_text() for text in drawn.texts)
 
 
-def test_the_bands_are_the_standard_errors():
+def test_the_bands_are_two_standard_errors():
     curve = RateDistortion.from_pictures(random_bits(5, 30))
     measured = [(curve.rmse, curve.rmse_se), (curve.rate, curve.rate_se), (curve.psnr, curve.psnr_se)]
-    for axes, (y, se) in zip(figure(curve).axes, measured, strict=False):
+    drawn = figure(curve, "A model on 5 pictures.")
+    check_layout(drawn)
+    said = " ".join(text.get_text().replace("\n", " ") for text in drawn.texts)
+    assert "A model on 5 pictures. Bands: ± 2 standard errors." in said
+    for axes, (y, se) in zip(drawn.axes, measured, strict=False):
         (band,) = axes.collections
         corners = {(x, round(edge, 9)) for x, edge in band.get_paths()[0].vertices.tolist()}
-        for x, low, high in zip(curve.steps, y - se, y + se, strict=True):
+        for x, low, high in zip(curve.steps, y - 2 * se, y + 2 * se, strict=True):
             assert {(x, round(low, 9)), (x, round(high, 9))} <= corners

@@ -52,8 +52,13 @@ def test_a_damaged_part_counts_as_not_there(records, damage):
         at = data.index(np.float64(10 / 7).tobytes())  # a value: its checksum no longer fits
         data[at] ^= 1
     path.write_bytes({"cut": data[:-30], "empty": b"", "foreign": b"no archive", "flipped": data}[damage])
+    if damage == "flipped":  # the numbers are whole; what was measured is only seen when it is read
+        assert records.there() == {0, 5, 10, 20, 30, 40}
+        with pytest.raises(KeyError):
+            records.read(np.array([10]))
     assert records.there() == {5, 30, 40}
     records.add(*part([0, 10, 20]))
+    assert records.there() == {0, 5, 10, 20, 30, 40}
     assert len(list((records.folder / "parts").iterdir())) == 3  # in the place of the damaged one
     assert np.array_equal(records.read(np.array([10]))["total"], [10 / 7])
 
@@ -101,5 +106,7 @@ def test_results_are_json_for_everybody(records):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written .*choose another --out"):
+        Records(tmp_path / "file", "x", KEY).prepare()
     with pytest.raises(UserError, match=r"cannot be written .*choose another --out"):
         Records(tmp_path / "file", "x", KEY).add(*part([1]))

@@ -1,6 +1,7 @@
 """DATA as a model wants its pictures: exact pixels, its classes, an even choice, and what is said of it."""
 
 import gzip
+import shutil
 import struct
 
 import numpy as np
@@ -155,12 +156,42 @@ def test_it_is_said_when_the_model_was_trained_on_them(workplace):
     assert said not in open_reference("other", made).notes
 
 
+@pytest.mark.parametrize("data", ["photos", "./photos", "photos/", "absolute", ".", "photos/cats", "link"])
+def test_any_spelling_of_a_path_is_the_same_pictures(workplace, data):
+    tiny.photos(workplace / "photos", 6, grey=True)
+    (workplace / "link").symlink_to(workplace / "photos")
+    made = model(data__path=("more.npz", "photos"))
+    shutil.rmtree("run")  # which would be DATA, too, in "."
+    data = str(workplace / "photos") if data == "absolute" else data
+    said = f"{data} holds pictures run was trained on, and is no measure of others"
+    assert said in open_reference(data, made).notes
+    tiny.photos(workplace / "photos2", 6, grey=True)
+    assert not any("trained on" in note for note in open_reference("photos2", made).notes)
+
+
+def test_a_folder_that_was_held_out_was_not_trained_on(workplace):
+    tiny.photos(workplace / "photos" / "train", 6, grey=True)
+    tiny.photos(workplace / "photos" / "test", 6, grey=True)
+    made = model(data__path=("photos",), data__holdout="test", data__labels="none")
+    for data in ("photos/test", "photos/test/cats", "./photos/test/"):
+        assert not any("trained on" in note for note in open_reference(data, made).notes)
+    for data in ("photos", "photos/train/cats"):
+        assert any("--reference held-out takes the others" in note for note in open_reference(data, made).notes)
+
+
+def test_the_embedded_set_is_a_part_of_what_the_embedded_model_was_trained_on(workplace):
+    said = "the set fashion is a part of the 60,000 pictures fashion was trained on, and no measure of others"
+    embedded = load_model("fashion", "cpu")
+    assert said in open_reference("fashion", embedded).notes
+    assert not any("trained on" in note for note in open_reference("fashion", model()).notes)
+
+
 def test_the_pictures_held_out_of_the_training(workplace):
     tiny.photos(workplace / "photos", 20, grey=True)
     made = model(data__path=("photos",), data__holdout="0.2", data__labels="none")
     _, held = open_sources(("photos",), "none", "0.2")
     reference = open_reference("held-out", made)
-    assert len(reference) == 4 == len(held)
+    assert len(reference) == 4 == len(held) and reference.name == "photos-held-out"
     expected = load(held, (8, 8), 1).batch(torch.arange(4))[0]
     assert torch.allclose(reference.batch(np.arange(4))[0].float(), expected)
     notes = open_reference("photos", made).notes

@@ -24,6 +24,7 @@ from ddpm.evaluate.spacing import (
 )
 from ddpm.gaussian import Gaussian
 from ddpm.grids import Grid, Grids
+from test_draw_plots import check_layout
 
 VARIANCES = ("small", "large", "learned_range", "learned")
 NUMBERS = torch.tensor([3, 11, 12, 40, 7])
@@ -227,4 +228,10 @@ def test_the_figure_shows_both_bounds_and_the_levels():
     assert [text.get_text() for text in below.texts] == ["2 steps", "3 steps"]
     dots = [line.get_xdata().tolist() for line in below.lines if line.get_linestyle() == "None"]
     assert dots == [[3, 20], [2, 7, 20]] and below.get_xscale() == "log"
-    assert len(figure(grids, shown=()).axes) == 1
+    drawn = figure(grids, shown=(), about="fashion on 8 pictures of flowers, evenly spread over its 1,000.")
+    check_layout(drawn)
+    assert len(drawn.axes) == 1
+    under = drawn.texts[0].get_text()
+    assert under.count("\n") >= 1 and under.replace("\n", " ").endswith(
+        "1,000. Even: K evenly spaced levels alone."
+    )

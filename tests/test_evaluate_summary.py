@@ -111,7 +111,8 @@ def test_the_figure_shows_the_terms_and_their_sum(draws):
     model = exact()
     what = choose(model, "all" if draws is None else None, draws)
     summary = summarise(what, measured(model, 20, draws))
-    made = figure(what, summary)
+    about = "fashion on 20 pictures of flowers, evenly spread over its 1,000. Every term, variance large."
+    made = figure(what, summary, about)
     check_layout(made)
     terms, total = made.axes
     assert (
@@ -122,8 +123,15 @@ def test_the_figure_shows_the_terms_and_their_sum(draws):
     np.testing.assert_allclose(y, summary.terms.mean[there])
     np.testing.assert_allclose(x, np.sqrt(summary.terms.first * summary.terms.last)[there])
     assert total.lines[0].get_ydata()[-1] == pytest.approx(summary.total.value - summary.prior.value)
-    said = made.texts[0].get_text()
-    assert said.startswith("Bound of" if draws is None else "Estimate of the bound of") and "20 pictures" in said
+    under, said = (text.get_text() for text in made.texts)
+    assert said.startswith("Bound of" if draws is None else "Estimate of the bound of")
+    total = summary.total
+    assert f"{total.value:.3f} ± {total.standard_error:.3f} (standard error) bits/dim" in said
+    assert under.replace("\n", " ") == f"{about} Band: ± 2 standard errors."
+    (band,) = terms.collections
+    high = summary.terms.mean + 2 * summary.terms.standard_error
+    edges = band.get_paths()[0].vertices[:, 1]
+    assert all(np.isclose(edges, value, rtol=1e-9).any() for value in high[there])
 
 
 def test_a_chain_of_one_step():

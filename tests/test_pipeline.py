@@ -273,7 +273,7 @@ def test_a_long_walk_keeps_few_frames(tmp_path):
 
 def test_the_record_says_how(model):
     record = model.sample(2, steps="3,4", seed=11, first=4, eta=0.5).record
-    expected = {"model": "zoo", "seed": 11, "sampler": "ddim", "steps": 7, "eta": 0.5, "grid": "3,4", "first": 4}
+    expected = {"model": "zoo", "seed": 11, "sampler": "ddim", "steps": 7, "eta": 0.5, "spec": "3,4", "first": 4}
     assert {key: record[key] for key in expected} == expected
     assert len(record["checkpoint"]) == 16 and json.dumps(record)
     assert "eta" not in model.sample(1, sampler="ddpm", steps=3).record

@@ -38,7 +38,8 @@ def test_the_levels_of_the_grid_are_walked(model, run, tmp_path, sampler):
     given = model.sample(2, steps=LEVELS[5], **options)
     assert np.array_equal(fitted.pixels, given.pixels)
     assert not np.array_equal(fitted.pixels, model.sample(2, steps=5, **options).pixels)
-    assert fitted.record == {**given.record, "grid": "fitted", "levels": list(LEVELS[5])}
+    assert fitted.record == {**given.record, "grid": "fitted"}
+    assert fitted.record["levels"] == list(LEVELS[5])
     assert model.notes == []
     shutil.move(run / "grids.json", tmp_path / "mine.json")
     named = model.sample(2, steps="5", grid=tmp_path / "mine.json", **options)
@@ -48,6 +49,12 @@ def test_the_levels_of_the_grid_are_walked(model, run, tmp_path, sampler):
 def test_an_even_grid_is_what_it_was(model):
     a, b = model.sample(2, steps=5), model.sample(2, steps=5, grid="even")
     assert np.array_equal(a.pixels, b.pixels) and a.record == b.record and "grid" not in a.record
+
+
+def test_a_number_is_a_number_and_a_spec_has_its_own_name(model):
+    assert model.sample(2, steps="5").record == model.sample(2, steps=5).record
+    record = model.sample(2, steps="2,3").record
+    assert record["spec"] == "2,3" and record["steps"] == 5 and "grid" not in record and "levels" not in record
 
 
 def test_by_default_50_steps_or_all_of_fewer(model):

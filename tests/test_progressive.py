@@ -172,7 +172,7 @@ def test_alike_in_any_batch(model):
 
 
 def test_x_t_is_that_of_the_picture(model):
-    made = model.completions([27, 14, 40], 3, number=2, seed=5)
+    made = model.completions([27, 14, 40], 3, first=2, seed=5)
     walk = model.progressive(1, sampler="ddpm", first=2, seed=5, shown=4)
     assert walk.levels == (40, 27, 14, 1)
     for k, at in enumerate((1, 2, 0)):
@@ -182,11 +182,11 @@ def test_x_t_is_that_of_the_picture(model):
 
 
 def test_a_completion_is_the_same_among_any_others(model):
-    whole = model.completions([30, 10], 5, number=1, label="cat")
+    whole = model.completions([30, 10], 5, first=1, label="cat")
     assert whole.label == 2 and whole.pixels.shape == (2, 5, 1, 8, 8)
-    fewer = model.completions(10, 3, number=1, label="cat", batch=2)
+    fewer = model.completions(10, 3, first=1, label="cat", batch=2)
     assert fewer.levels == (10,) and close(fewer.pixels[0], whole.pixels[1, :3])
-    again = model.completions([30, 10], 5, number=1, label="cat")
+    again = model.completions([30, 10], 5, first=1, label="cat")
     assert np.array_equal(again.pixels, whole.pixels)
 
 
@@ -203,7 +203,7 @@ def test_with_fewer_steps_the_levels_join_them(model):
     made = model.completions([33, 1], 3, steps=5, batch=2, progress=lambda *now: seen.append(now))
     # grid 1 11 21 30 33 40: the walk itself, then two batches from 33 (5 steps) and from 1
     assert seen[-1] == (6 + 2 * (5 + 1), 6 + 2 * (5 + 1)) and len(seen) == seen[-1][0]
-    assert made.record["steps"] == 5 and made.record["t"] == [33, 1] and made.record["number"] == 0
+    assert made.record["steps"] == 5 and made.record["t"] == [33, 1] and made.record["first"] == 0
     assert all(np.array_equal(one, made.pixels[1, 0]) for one in made.pixels[1])  # from t = 1 on nothing is drawn
 
 
@@ -274,8 +274,8 @@ def test_noise_is_seen_where_pictures_are_transparent(plain):
     "options, message",
     [
         ({"n": 0}, "-n 0: draw at least one picture"),
-        ({"first": -1}, "first -1"),
-        ({"shown": 1}, "--levels 1: show at least 2"),
+        ({"first": -1}, "--first -1"),
+        ({"shown": 1}, "--shown 1: show at least 2"),
         ({"label": "dog"}, "--class dog"),
         ({"batch": 0}, "--batch 0"),
     ],
@@ -289,12 +289,12 @@ def test_walks_that_cannot_be(model, options, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"t": 41}, "t = 41: a level of noise of this model lies between 1 and 40"),
-        ({"t": [5, 0]}, "t = 0:"),
+        ({"t": 41}, "--share 41: a level of noise of this model lies between 1 and 40"),
+        ({"t": [5, 0]}, "--share 0:"),
         ({"t": []}, "t: name at least one level of noise"),
         ({"sampler": "ddim"}, "without noise all completions are one; take --sampler ddpm, or --eta 1"),
         ({"n": 0}, "-n 0"),
-        ({"number": -1}, "first -1"),
+        ({"first": -1}, "--first -1"),
     ],
 )
 def test_completions_that_cannot_be(model, options, message):

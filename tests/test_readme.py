@@ -129,7 +129,9 @@ def test_the_readme_runs_as_it_stands(workplace, capsys):
     assert not failed, "\n".join(failed)
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "info", "check", "report", "evaluate"])
+@pytest.mark.parametrize(
+    "command", ["train", "sample", "info", "check", "report", "evaluate", "progressive", "interpolate"]
+)
 def test_the_readme_s_options_exist(command, capsys):
     """Of commands named anywhere in the text, also outside of blocks."""
     with pytest.raises(SystemExit):

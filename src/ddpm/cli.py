@@ -45,14 +45,11 @@ DATA is a folder, .zip or .tar of pictures (sub-folders are classes), a list of 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the process's exit status: 0, 2 for a mistake to mend, 130 and 143 if stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_HELP)
-        return 0
-    if arguments[0] == "--version":
-        print(f"ddpm {__version__}")
-        return 0
-    name, rest = arguments[0], arguments[1:]
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     try:
+        if name in ("-h", "--help", "help", "--version"):
+            print(f"ddpm {__version__}" if name == "--version" else _HELP, flush=True)
+            return 0
         if name not in COMMANDS:
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"

@@ -44,8 +44,8 @@ class Grid:
 class Grids:
     """The grids of one chain of T steps, ascending in K, and what they were fitted to.
 
-    variance, pictures and seed are of the fit; model, checkpoint, weights (ema or model), data and its fingerprint
-    say of what, as far as it is known.
+    variance, pictures and seed are of the fit; model, checkpoint, weights (ema, model, or "as in the file"), data
+    and its fingerprint say of what, as far as it is known.
     """
 
     T: int

@@ -113,7 +113,7 @@ def interpolate(
     progress: Progress | None = None,
 ) -> Interpolation:
     """Pictures between two, uint8 [C, H, W] each; label is the class of each λ."""
-    walks = walks.through(*levels)
+    walks = walks.through(*levels, option="--t")
     places = [walks.place(t) for t in levels]
     a, b = (torch.tensor(one, dtype=torch.float32, device=walks.device)[None] / 127.5 - 1.0 for one in sources)
     noise = walks.noise(0, slice(0, 1))

@@ -165,22 +165,22 @@ class Pipeline:
         steps: int | str | Sequence[int] | None = None,
         eta: float = 0.0,
         seed: int = 0,
-        number: int = 0,
+        first: int = 0,
         label: str | int | None = None,
         batch: int | None = None,
         progress: Progress | None = None,
     ) -> Completions:
-        """What n walks make of one x_t, which is that of picture `number` of a seed (Ho et al. 2020, figure 7).
+        """What n walks make of one x_t, which is that of picture `first` of a seed (Ho et al. 2020, figure 7).
 
         Args:
             t: a level of noise of the model, 1 … T, or several; they join the levels that `steps` keeps.
-            number: a picture that `sample` draws with the same seed and steps, if its steps hold t.
+            first: a picture that `sample` draws with the same seed and steps, if its steps hold t.
             label: a class by name or number; by default that picture's own.
         """
-        check_count(n, number)
+        check_count(n, first)
         walks = self._walks(n, sampler, steps, eta, seed, batch=batch)
-        labels = self._labels(1, number, seed, label)
-        return completions(walks, n, _several(t), number, labels, self.classes, progress)
+        labels = self._labels(1, first, seed, label)
+        return completions(walks, n, _several(t), first, labels, self.classes, progress)
 
     def interpolate(
         self,
@@ -252,6 +252,10 @@ class Pipeline:
         if size is not None and min(size) < 1:
             raise UserError(f"size {size[0]} x {size[1]}: is at least 1 x 1")
         method = make_sampler(sampler, eta)
+        if isinstance(steps, str) and steps.strip().isdecimal():
+            steps = int(steps)
+        elif steps is not None and not isinstance(steps, (str, int)):
+            steps = list(steps)
         levels = None if grid == "even" else self.fitted(steps, grid).levels
         if steps is None:
             steps = min(50, self.denoiser.native.T) if sampler == "ddim" else self.denoiser.native.T
@@ -266,7 +270,8 @@ class Pipeline:
             "sampler": sampler,
             "steps": model.chain.T,
             **({"eta": eta} if sampler == "ddim" else {}),
-            **({} if levels or isinstance(steps, int) else {"grid": str(steps)}),
+            **({"spec": steps.strip()} if isinstance(steps, str) else {}),
+            **({"levels": [int(t) for t in steps]} if isinstance(steps, list) else {}),
             **({"grid": str(grid), "levels": list(levels)} if levels else {}),
         }
         shape = (self.description.config.data.channels, height, width)
@@ -301,7 +306,7 @@ def check_count(n: int, first: int) -> None:
     if n < 1:
         raise UserError(f"-n {n}: draw at least one picture")
     if first < 0:
-        raise UserError(f"first {first}: pictures are counted from 0")
+        raise UserError(f"--first {first}: pictures are counted from 0")
 
 
 def load(model: str | Path, device: str | torch.device | None = None, weights: str = "ema") -> Pipeline:

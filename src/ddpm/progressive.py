@@ -65,7 +65,7 @@ def progressive(
 ) -> Progressive:
     """Pictures first … first + n − 1 of a seed, at `shown` levels evenly spread over the steps of their walks."""
     if shown < 2:
-        raise UserError(f"--levels {shown}: show at least 2, the first and the last")
+        raise UserError(f"--shown {shown}: show at least 2, the first and the last")
     chain = walks.model.chain
     chosen = np.unique(np.linspace(1, chain.T, shown).round().astype(int))[::-1].tolist()
     xt: list[list[np.ndarray]] = [[] for _ in chosen]
@@ -137,23 +137,23 @@ def completions(
     walks: Walks,
     n: int,
     levels: Sequence[int],
-    number: int,
+    first: int,
     label: Int64[Tensor, "1"] | None,
     classes: tuple[str, ...],
     progress: Progress | None = None,
 ) -> Completions:
-    """n completions of the x_t at each of these levels of the walk of picture `number`.
+    """n completions of the x_t at each of these levels of the walk of picture `first`.
 
-    Completion j goes down with the noise of picture number + 1 + j of the seed, the same at every level: so it is
+    Completion j goes down with the noise of picture first + 1 + j of the seed, the same at every level: so it is
     itself whatever n is, and independent of the noise that made x_t.
     """
     if deterministic(walks.sampler):
         raise UserError("--eta 0.0: without noise all completions are one; take --sampler ddpm, or --eta 1")
-    walks = walks.through(*levels)
+    walks = walks.through(*levels, option="--share")
     chain, places = walks.model.chain, [walks.place(t) for t in levels]
     tick = ticks(progress, chain.T + len(walks.batches(n)) * sum(places))
     shared: dict[int, tuple[Tensor, np.ndarray]] = {}
-    noise = walks.noise(number, slice(0, 1))
+    noise = walks.noise(first, slice(0, 1))
     x = noise(0)
     for step in walks.down(x, noise, label):
         if step.t in places:
@@ -167,7 +167,7 @@ def completions(
             count = rows.stop - rows.start
             x_of = shared[place][0].expand(count, -1, -1, -1)
             of = None if label is None else label.expand(count)
-            for step in walks.down(x_of, walks.noise(number + 1, rows), of, place):
+            for step in walks.down(x_of, walks.noise(first + 1, rows), of, place):
                 x_of = step.x
                 tick()
             parts.append(pixels(x_of))
@@ -181,7 +181,7 @@ def completions(
         pixels(x)[0],
         None if label is None else int(label),
         classes,
-        {**walks.about, "number": number, "t": list(levels)},
+        {**walks.about, "first": first, "t": list(levels)},
     )
 
 

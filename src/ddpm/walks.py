@@ -44,12 +44,15 @@ class Walks:
         """Where the net is."""
         return next(self.model.net.parameters()).device
 
-    def through(self, *levels: int) -> Walks:
-        """The same on a grid that holds these levels of the native chain, too; UserError unless in 1 … T."""
+    def through(self, *levels: int, option: str = "t =") -> Walks:
+        """The same on a grid that holds these levels of the native chain, too; UserError unless in 1 … T.
+
+        option: what they were asked for with.
+        """
         model, native = self.model, self.model.native
         for t in levels:
             if not 1 <= t <= native.T:
-                raise UserError(f"t = {t}: a level of noise of this model lies between 1 and {native.T}")
+                raise UserError(f"{option} {t}: a level of noise of this model lies between 1 and {native.T}")
         absent = sorted({t for t in levels if native.timestep[t] not in model.chain.timestep})
         if not absent:
             return self

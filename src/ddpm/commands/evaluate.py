@@ -29,6 +29,7 @@ METRICS = {
     "rate": "rate and distortion against reverse steps",
     "grid": "the best levels for every number of steps, for --grid fitted",
 }
+VARIANCES = ("small", "large", "learned", "learned_range")
 _DESCRIPTION = (
     "Measures a model on pictures. Metrics: "
     + "; ".join(f"{name}, {line}" for name, line in METRICS.items())
@@ -44,12 +45,13 @@ class Options:
     """Pictures as ddpm train takes them; held-out for those held out of the model's own training."""
     metrics: Annotated[str, tyro.conf.arg(metavar="METRIC,...")] = "nll"
     """What is measured, with commas between: nll, rate, grid."""
-    steps: Annotated[str | None, unset("all|K", "an estimate for nll, all for rate")] = None
-    """all measures every term of the bound; K the bound of a chain of K even levels and all of 1 ... T/K."""
+    steps: Annotated[str | None, unset("all|K|SPEC", "an estimate for nll, all for rate")] = None
+    """all measures every term of the bound; K the bound of a chain of K even levels and all of 1 ... T/K, about
+    K + T/K of them: 50 has 69 of 1,000. 10,15,20 (so many of each section) and ddim25 are those levels alone."""
     grid: Annotated[str, tyro.conf.arg(metavar="even|fitted|FILE")] = "even"
     """With --steps K, the bound of a chain of K fitted levels instead, which the metric grid found: the run's, or
     those of a grids.json."""
-    levels: Annotated[int | None, unset("M", "32")] = None
+    draws: Annotated[int | None, unset("M", "32")] = None
     """Levels drawn a picture for the estimate."""
     n: Annotated[
         str | None, unset("N|all", "all up to 1,000, for grid up to 100", aliases=["-n"], name="number")
@@ -57,12 +59,10 @@ class Options:
     """Pictures, evenly spread over DATA and the same every time."""
     seed: int = 0
     """Seed of the noise, and of the levels drawn."""
-    batch: Annotated[int | None, unset("B", "64 of 32 x 32 on a CPU, 256 on a GPU")] = None
-    """Pictures computed at once."""
-    variance: Annotated[
-        Literal["small", "large", "learned", "learned_range"] | None, unset("VARIANCE", "the model's own")
-    ] = None
-    """Variance of a reverse step: small or large, or learned if the net was trained so."""
+    batch: Annotated[int | None, unset("B", "64 of 32 x 32 on a CPU, 256 on a GPU; fewer of many steps")] = None
+    """Pictures computed at once, and kept together: a stop loses what is begun of them."""
+    variance: Annotated[str | None, unset("{small,large,learned,learned_range}", "the model's own")] = None
+    """Variance of a reverse step; the learned ones only if the net was trained so."""
     weights: Literal["ema", "model"] = "ema"
     """Averaged weights, or as they are."""
     device: Annotated[str | None, unset("DEVICE", "a GPU if there is one")] = None
@@ -96,6 +96,11 @@ class Case:
             "device": self.model.device.type,
         }
 
+    @property
+    def weights(self) -> str:
+        """Which weights of a run are measured; a file's are what they are."""
+        return self.options.weights if Path(self.options.model).is_dir() else "as in the file"
+
     def about(self, n: int) -> dict[str, Any]:
         """What a result over n pictures says of where it comes from."""
         import torch
@@ -105,7 +110,7 @@ class Case:
             "model": model.name,
             "checkpoint": model.checkpoint,
             "step": model.description.step,
-            "weights": self.options.weights if Path(self.options.model).is_dir() else "as in the file",
+            "weights": self.weights,
             "reference": {
                 "data": self.options.reference,
                 "name": reference.name,
@@ -127,6 +132,10 @@ class Case:
         total = len(self.reference)
         spread = f", evenly spread over its {total:,}" if n < total else ""
         return f"{counted(n, 'picture')} of {self.reference.name}{spread}"
+
+    def caption(self, n: int, of: str, variance: str) -> str:
+        """What a figure over n pictures says of where it comes from."""
+        return f"{self.model.name} on {self.measured_on(n)}. {of}, variance {variance}."
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -177,8 +186,10 @@ def check(options: Options) -> None:
         raise UserError(f"--batch {options.batch}: is at least 1")
     if not 0 <= options.seed < 2**64:
         raise UserError(f"--seed {options.seed}: lies in [0, 2^64)")
-    if options.n not in (None, "all") and not (options.n.isascii() and options.n.isdecimal()):
-        raise UserError(f"-n {options.n}: takes a number of pictures, or all")
+    if options.n not in (None, "all") and not (options.n.isascii() and options.n.isdecimal() and int(options.n)):
+        raise UserError(f"-n {options.n}: takes a number of pictures from 1, or all")
+    if options.variance not in (None, *VARIANCES):
+        raise UserError(f"--variance {options.variance}: takes {', '.join(VARIANCES[:-1])} or {VARIANCES[-1]}")
     if options.out is not None and options.out.is_file():
         raise UserError(f"--out {options.out}: is a file; name a folder")
 

@@ -13,7 +13,7 @@ from ddpm.commands.options import progress
 from ddpm.draw.plots import write
 from ddpm.errors import UserError
 from ddpm.evaluate import Bits, Measurement, Records, choose, measure, rate, summarise
-from ddpm.evaluate.measuring import FORMAT
+from ddpm.evaluate.measuring import FORMAT, kept_batch
 from ddpm.evaluate.summary import Mean, figure
 from ddpm.units import counted
 
@@ -29,18 +29,18 @@ def choose_measurement(model: Pipeline, options: Options, metrics: Sequence[str]
     """What is to be measured for nll and rate, None for neither; UserError for options that exclude each other."""
     fitted = None
     if options.grid != "even":
-        if options.steps is None or options.levels is not None:
+        if options.steps is None or options.draws is not None:
             raise UserError(
-                f"--grid {options.grid}: has the levels of so many steps; add --steps K, without --levels"
+                f"--grid {options.grid}: has the levels of so many steps; add --steps K, without --draws"
             )
         fitted = model.fitted(options.steps, options.grid).levels
     if "rate" in metrics:
-        if options.levels is not None:
-            raise UserError(f"--levels {options.levels}: rate needs every level; leave it out, or take --steps K")
+        if options.draws is not None:
+            raise UserError(f"--draws {options.draws}: rate needs every level; leave it out, or take --steps K")
         return choose(model.denoiser, options.steps or "all", fitted=fitted)
     if "nll" in metrics:
-        return choose(model.denoiser, options.steps, options.levels, fitted)
-    for name, value in (("steps", options.steps), ("levels", options.levels)):
+        return choose(model.denoiser, options.steps, options.draws, fitted)
+    for name, value in (("steps", options.steps), ("draws", options.draws)):
         if value is not None:
             raise UserError(
                 f"--{name} {value}: belongs to nll and rate; leave it out, or add one of them to --metrics"
@@ -57,14 +57,16 @@ def measure_bits(case: Case, what: Measurement, metrics: Sequence[str]) -> None:
     )
     there = len(records.there() & set(numbers.tolist()))
     tell(case, n, there, what.words(), what.evaluations)
-    with kept(case, numbers, records), progress("evaluations") as advance:
+    records.prepare()
+    batch = case.options.batch or kept_batch(case.model.device, case.reference.size, what.evaluations)
+    with kept(case, numbers, records, min(batch, n)), progress("evaluations") as advance:
         measured = measure(
             what,
             case.reference,
             numbers,
             records,
             seed=case.options.seed,
-            batch=case.options.batch,
+            batch=batch,
             device=case.model.device,
             progress=advance,
         )
@@ -72,23 +74,24 @@ def measure_bits(case: Case, what: Measurement, metrics: Sequence[str]) -> None:
         "what": what.words(),
         **case.about(n),
         **what.about(),
-        "levels": what.model.chain.T,
         "evaluations_a_picture": what.evaluations,
     }
+    caption, written = case.caption(n, what.title(), what.model.variance), []
     if "nll" in metrics:
         summary = summarise(what, measured)
-        out.print(table_of(summary.parts(), summary.total, what.model.native.T))
-        out.print(f"Measured: {what.words()}.")
+        out.print(table_of(summary.parts(), summary.total, what.levels))
         record = records.write_result(f"nll-{n}.json", {"metric": "nll", **about, "results": summary.to_json()})
-        picture = write(figure(what, summary), records.path(f"nll-{n}.png"))
-        out.print(f"open {picture}; all numbers are in {record}")
+        written.append((write(figure(what, summary, caption), records.path(f"nll-{n}.png")), record))
     if "rate" in metrics:
         assert isinstance(measured, Bits)  # nothing is drawn for rate
         curve = rate.RateDistortion.from_pictures(measured, what.levels)
         out.print(columns(rate.HEADINGS, [row.cells() for row in rate.table(curve)]))
-        out.print(f"Measured: {what.words()}.")
+        if curve.rate_se is not None:
+            out.print("±: standard error over pictures")
         record = records.write_result(f"rate-{n}.json", {"metric": "rate", **about, "results": curve.to_json()})
-        picture = write(rate.figure(curve), records.path(f"rate-{n}.png"))
+        written.append((write(rate.figure(curve, caption), records.path(f"rate-{n}.png")), record))
+    out.print(f"Measured: {what.words()}.")
+    for picture, record in written:
         out.print(f"open {picture}; all numbers are in {record}")
 
 
@@ -106,16 +109,22 @@ def tell(case: Case, n: int, there: int, words: str, evaluations: int) -> None:
 
 
 @contextmanager
-def kept(case: Case, numbers: np.ndarray, records: Records) -> Iterator[None]:
-    """Says what is kept of a measurement that is stopped."""
+def kept(case: Case, numbers: np.ndarray, records: Records, batch: int) -> Iterator[None]:
+    """Says what is kept of a measurement, of so many pictures at once, that is stopped."""
     try:
         yield
     except KeyboardInterrupt:
         there = len(records.there() & set(numbers.tolist()))
-        case.console.print(
-            f"{there:,} of {counted(len(numbers), 'picture')} are kept in {records.folder}; the same command goes "
-            "on with the others"
-        )
+        if there:
+            case.console.print(
+                f"{there:,} of {counted(len(numbers), 'picture')} are kept in {records.folder}; the same command "
+                "goes on with the others"
+            )
+        else:
+            case.console.print(
+                f"nothing is kept: {counted(batch, 'picture')} are kept together once all are measured; --batch "
+                f"{max(1, batch // 4)} keeps fewer, sooner"
+            )
         raise
 
 
@@ -129,9 +138,15 @@ def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def table_of(parts: dict[str, Mean], total: Mean, T: int) -> Table:
-    """The parts of the bits/dim, and their sum."""
-    names = {"prior": "prior, L_T", "between": f"t = 2 … {T:,}", "decoder": "decoder, L_0"}
+def table_of(parts: dict[str, Mean], total: Mean, levels: np.ndarray) -> Table:
+    """The parts of the bits/dim, and their sum, of a chain that has these levels of the native one."""
+    T, first, last = len(levels), int(levels[0]), int(levels[-1])
+    between = f"t = 2 … {T:,}"
+    if last > T:  # some are left out
+        ends = f"{levels[1]:,} … {last:,}" if T > 2 else f"{last:,}"
+        between = f"t = {ends} ({counted(T - 1, 'step')})"
+    decoder = "decoder, L_0" if first == 1 else f"decoder, from t = {first:,}"
+    names = {"prior": "prior, L_T", "between": between, "decoder": decoder}
     table = Table("", box=None, pad_edge=False)
     for heading in ("bits/dim", "standard error"):
         table.add_column(heading, justify="right")

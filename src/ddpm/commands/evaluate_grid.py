@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ddpm.commands.evaluate_bits import columns, kept, tell
 from ddpm.commands.options import progress
+from ddpm.config import to_json
 from ddpm.draw.plots import write
+from ddpm.errors import UserError
 from ddpm.evaluate import Records
-from ddpm.evaluate.measuring import FORMAT, batches, on_device
+from ddpm.evaluate.measuring import FORMAT, batches, kept_batch, on_device
 from ddpm.evaluate.spacing import Sums, figure, grids_of
 from ddpm.evaluate.spacing import measure as measure_spacing
-from ddpm.grids import NAME, Grids, write_grids
-from ddpm.walks import usual_batch
+from ddpm.grids import NAME, Grids, read_grids, write_grids
+from ddpm.units import counted
 
 if TYPE_CHECKING:
     from ddpm.commands.evaluate import Case
@@ -28,14 +31,15 @@ _SHOWN = (5, 10, 20, 50, 100)
 def measure_grid(case: Case) -> None:
     """The measurement, a table, a figure, and the file that `--grid fitted` reads: a run's own, if it is one."""
     numbers, out, model = case.numbers(USUAL), case.console, case.model.denoiser
-    T = model.chain.T
-    about = {"kind": "spacing", "T": T, "variance": model.variance, "clip": model.clip, "format": FORMAT}
-    records = Records(case.out, f"{case.reference.name}-grid", {**case.key(), **about})
+    T, n = model.chain.T, len(numbers)
+    about = {"kind": "spacing", "T": T, "variance": model.variance, "clip": model.clip}
+    records = Records(case.out, f"{case.reference.name}-grid", {**case.key(), **about, "format": FORMAT})
     sums, missing = _added(records, numbers)
     words = f"cost of every step between two of the {T:,} levels, for the best chain of K steps"
-    tell(case, len(numbers), len(numbers) - len(missing), words, T)
-    size = case.options.batch or usual_batch(case.model.device, case.reference.size)
-    with kept(case, numbers, records), progress("evaluations") as advance:
+    tell(case, n, n - len(missing), words, T)
+    records.prepare()
+    size = case.options.batch or kept_batch(case.model.device, case.reference.size, T)
+    with kept(case, numbers, records, min(size, n)), progress("evaluations") as advance:
         while len(missing):
             for rows, told in batches(missing, T, size, advance):
                 x0, which, cond = on_device(case.reference, rows, case.model.device)
@@ -47,15 +51,22 @@ def measure_grid(case: Case) -> None:
         grids_of(sums, model, seed=case.options.seed),
         model=case.model.name,
         checkpoint=case.model.checkpoint,
-        weights=case.options.weights,
+        weights=case.weights,
         data=case.reference.name,
         fingerprint=case.reference.pictures.fingerprint,
     )
     shown = [grid for grid in grids.grids if grid.steps in _SHOWN]
     rows_shown = [(str(grid.steps), f"{grid.bits:.4f}", f"{grid.even:.4f}") for grid in shown]
-    out.print(columns(("steps", "bits/dim, fitted", "bits/dim, even"), rows_shown))
-    picture = write(figure(grids), records.path(f"grid-{len(numbers)}.png"))
-    out.print(f"open {picture}; the levels are in {_written(case, records, grids)}")
+    out.print(columns(("steps K", "bits/dim, fitted", "bits/dim, even"), rows_shown))
+    out.print("even: K evenly spaced levels alone, without the 1 … T/K that --steps K adds to them")
+    caption = case.caption(n, f"Bounds of chains of K of {T:,} levels", model.variance)
+    picture = write(figure(grids, about=caption), records.path(f"grid-{n}.png"))
+    result = {"metric": "grid", "what": words, **case.about(n), **about, "evaluations_a_picture": T}
+    record = records.write_result(f"grid-{n}.json", {**result, "results": {"grids": to_json(grids)["grids"]}})
+    path = records.path(NAME)
+    write_grids(path, grids)
+    out.print(f"open {picture}; the levels are in {path}, all numbers in {record}")
+    _give_to_run(case, path, grids)
 
 
 def _added(records: Records, numbers: np.ndarray) -> tuple[Sums | None, np.ndarray]:
@@ -74,7 +85,30 @@ def _added(records: Records, numbers: np.ndarray) -> tuple[Sums | None, np.ndarr
     return sums, np.array(sorted(missing), dtype=np.int64)
 
 
-def _written(case: Case, records: Records, grids: Grids) -> str:
-    path = case.model.grids or records.path(NAME)
-    write_grids(path, grids)
-    return str(path)
+def _give_to_run(case: Case, fitted: Path, grids: Grids) -> None:
+    """Makes them what --grid fitted takes, if they are fitted to what the run is sampled with by default."""
+    run, options = case.model.grids, case.options
+    if run is None:
+        return
+    own = case.model.description.config.denoiser.variance
+    reasons = {
+        f"variance {grids.variance}, not {own}": grids.variance != own,
+        "not of the averaged weights": grids.weights != "ema",
+        "--out": options.out is not None,
+    }
+    kept = [reason for reason, holds in reasons.items() if holds]
+    if kept:
+        case.console.print(f"--grid {fitted} takes these; {run} is left as it is ({', '.join(kept)})")
+        return
+    if run.is_file():
+        try:
+            old = read_grids(run)
+        except UserError:
+            case.console.print(f"{run}: could not be read, and is replaced")
+        else:
+            if old != grids:
+                on = f"{counted(old.pictures, 'picture')} of {old.data or 'other data'}"
+                other = "" if old.checkpoint == grids.checkpoint else ", of another checkpoint"
+                case.console.print(f"{run}: replaces the grids fitted on {on}{other}")
+    write_grids(run, grids)
+    case.console.print(f"--grid fitted takes them: {run}")

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     model = load(options.model, options.device, options.weights)
     for note in model.notes:
         out.print(f"note: {note}")
-    ends = [(text, by_name(text)) for text in (options.a, options.b)]
+    ends = [(text, by_name(text, model.classes)) for text in (options.a, options.b)]
     a, b = (decoded(model, text, chosen) for text, chosen in ends)
     label = options.label if options.label or not model.classes else [class_of(model, *end) for end in ends]
     folder = check_out(options.out or Path("interpolations") / model.name, MADE, "ddpm interpolate")

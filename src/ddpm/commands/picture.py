@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -32,14 +32,14 @@ def by_number(data: str, number: int) -> Chosen:
     return alone
 
 
-def by_name(text: str) -> Chosen:
-    """A picture's file, or DATA:K, picture K of a set."""
+def by_name(text: str, known: Collection[str] = ()) -> Chosen:
+    """A picture's file, or DATA:K, picture K of a set; known: classes, so that a folder of one alone has it."""
     alone = single(text)
     if alone is not None:
         return alone
     data, _, number = text.rpartition(":")
     if data and number.isdecimal():
-        return numbered(data, int(number), text)
+        return numbered(data, int(number), text, known)
     from ddpm.data import open_source
 
     try:
@@ -68,12 +68,13 @@ def single(text: str) -> Chosen | None:
     return Chosen(partial(open_image, path, formats=decode.FORMATS))
 
 
-def numbered(data: str, number: int, asked: str) -> Chosen:
+def numbered(data: str, number: int, asked: str, known: Collection[str] = ()) -> Chosen:
     """Picture `number` of a set; `asked` is what the number was given as."""
-    from ddpm.data import open_source
+    from ddpm.data.files import Part
+    from ddpm.data.opening import find
 
     try:
-        source = open_source(data)
+        source = find(data).open(Part(known=tuple(known)))
     except UserError as error:
         raise UserError(f"{error}; or give one picture's file") from None
     if not 0 <= number < len(source):

@@ -85,6 +85,8 @@ def main(arguments: Sequence[str]) -> int:
 
     path = check_path(options.out or Path("plots") / default_name(options))
     figure = forward(options) if isinstance(options, Forward) else schedule(options)
+    for note in grid_notes(options) if isinstance(options, Schedule) else []:
+        console().print(f"note: {note}")
     console().print(f"open {write(figure, path)}")
     return 0
 
@@ -139,6 +141,8 @@ def respaced(name: str, chain: Chain, spec: str) -> Chain:
     from ddpm.pipeline import grids_path
 
     which, _, steps = spec.strip().rpartition(":")
+    if not which and (steps == "fitted" or steps.endswith(".json")):
+        raise UserError(f"--respace {spec}: takes a number of steps after a colon, as {steps}:20")
     if which:
         if not steps.isdecimal():
             raise UserError(f"--respace {spec}: takes a number of steps after the colon, as {which}:20")
@@ -229,6 +233,37 @@ def _fitted(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
     return decode.fit(flat, decode.Fit(size, 1 if channels == 1 else 3))
 
 
+def grid_notes(options: Schedule) -> list[str]:
+    """What there is to say of fitted grids that are drawn with another model than they were fitted to."""
+    from ddpm.grids import choose_grid
+    from ddpm.pipeline import find, grids_path
+    from ddpm.store import load_weights, sha256
+
+    notes: dict[str, None] = {}
+    for spec in options.respace:
+        which = spec.strip().rpartition(":")[0]
+        for name in (options.names or SCHEDULES) if which else ():
+            chain = find_chain(name, options.steps)
+            grids, path = choose_grid(which, grids_path(name), name, chain.T)
+            try:
+                weights, _ = find(name)
+            except UserError:  # a schedule, or a run that has no checkpoint yet
+                continue
+            variance = load_weights(weights)[1].config.denoiser.variance
+            notes.update(dict.fromkeys(grids.differences(path, sha256(weights)[:16], variance)))
+    return list(notes)
+
+
+def title_of(spec: str, specs: Sequence[str]) -> str:
+    """A respacing's name over its row: that of a file, and its path only where another has the same name."""
+    which = spec.strip().rpartition(":")[0] or spec.strip()
+    if which == "fitted" or ":" not in spec:
+        return which
+    others = {other.strip().rpartition(":")[0] for other in specs} - {which}
+    alone = all(Path(other).name != Path(which).name for other in others)
+    return f"fitted ({Path(which).name if alone else which})"
+
+
 # -- schedule ----------------------------------------------------------------------------------------------
 
 
@@ -255,7 +290,7 @@ def schedule(options: Schedule) -> Figure:
         kept = {label: respaced(name, chains[label], spec) for name, label in zip(names, chains, strict=True)}
         rows.append(panels(chains, kept))
         counts = [f"{kept[name].T} of {chain.T}" for name, chain in chains.items()]
-        what = "" if spec.strip().isdecimal() else f"{spec.rpartition(':')[0] or spec}: "
+        what = "" if spec.strip().isdecimal() else f"{title_of(spec, options.respace)}: "
         titles.append(f"{what}{' or '.join(dict.fromkeys(counts))} levels")
     return curves(rows, titles)
 

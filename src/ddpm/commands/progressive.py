@@ -24,7 +24,7 @@ class Options:
     """A run's folder, a .safetensors file, or the embedded model fashion."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"], name="number", metavar="N")] = 8
     """Number of pictures; with --share, of completions of each x_t."""
-    levels: Annotated[int | None, unset("S", "10")] = None
+    shown: Annotated[int | None, unset("S", "10")] = None
     """Columns: levels shown, evenly spread over the steps."""
     share: Annotated[str | None, unset("T,T,...", "none")] = None
     """Complete the x_t of one picture at these levels, as 750,500,250, instead; a row each."""
@@ -53,12 +53,13 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "progressive", arguments, _DESCRIPTION)
     share = None if options.share is None else parse_levels(options.share)
-    if share is not None and options.levels is not None:
-        raise UserError(f"--levels {options.levels}: belongs to the walks; with --share the rows are its levels")
+    if share is not None and options.shown is not None:
+        raise UserError(f"--shown {options.shown}: belongs to the walks; with --share the rows are its levels")
     from ddpm.draw.plots import check_path, write
     from ddpm.memory import keep_freed_memory
-    from ddpm.pipeline import load
+    from ddpm.pipeline import check_count, load
 
+    check_count(options.n, options.first)
     keep_freed_memory()
     out = console()
     model = load(options.model, options.device, options.weights)
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
                 eta=options.eta,
                 seed=options.seed,
                 label=options.label,
-                shown=10 if options.levels is None else options.levels,
+                shown=10 if options.shown is None else options.shown,
                 batch=options.batch,
                 first=options.first,
                 progress=advance,
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
                 steps=options.steps,
                 eta=options.eta,
                 seed=options.seed,
-                number=options.first,
+                first=options.first,
                 label=options.label,
                 batch=options.batch,
                 progress=advance,

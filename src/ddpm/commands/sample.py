@@ -50,9 +50,10 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "sample", arguments, _DESCRIPTION)
     from ddpm.memory import keep_freed_memory
-    from ddpm.pipeline import load
+    from ddpm.pipeline import check_count, load
     from ddpm.samples import check_out
 
+    check_count(options.n, 0)
     keep_freed_memory()
     out = console()
     model = load(options.model, options.device, options.weights)

@@ -66,23 +66,31 @@ class Panel:
     log: str = ""
 
 
-def curves(rows: Sequence[Sequence[Panel]], titles: Sequence[str] = ()) -> Figure:
+def curves(rows: Sequence[Sequence[Panel]], titles: Sequence[str] = (), about: str = "") -> Figure:
     """Panels in rows, each row under a title if there are titles; the panels of a row share their x.
 
-    Lines are named at their right end, in the last panel of a row, in place of a legend.
+    about: what is drawn, in small letters under the first title, broken into lines. Lines of a panel are named at
+    their right end, in the last panel of a row, in place of a legend.
     """
     columns = max(len(row) for row in rows)
     names = max((_inches(line.name) for row in rows for line in row[-1].lines), default=0.0)
     # inches: room for the numbers left of a panel, for the names right of a row, above and below
     left, right, above, below = 0.62, 0.16 + names, 0.5 if titles else 0.3, 0.46
     width = columns * (left + _PANEL_WIDTH) + right
-    height = len(rows) * (above + _PANEL_HEIGHT + below)
+    lines = _broken(about, width - left - right + names)
+    under = len(lines) * 1.35 * _SMALL / 72
+    height = len(rows) * (above + _PANEL_HEIGHT + below) + under
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    if lines:
+        text = "\n".join(lines)
+        top = 0.06 + (1.35 * (_TEXT + 1) / 72 if titles else 0.0)
+        place = (left / width, 1.0 - top / height)
+        figure.text(*place, text, size=_SMALL, color=MUTED, va="top", linespacing=1.2)
     for r, row in enumerate(rows):
-        bottom = height - (r + 1) * (above + _PANEL_HEIGHT + below) + below
+        bottom = height - under - (r + 1) * (above + _PANEL_HEIGHT + below) + below
         ends = [end for panel in row for line in panel.lines for end in (line.x.min(), line.x.max())] or [0.0, 1.0]
         if titles:
-            place = (left / width, (bottom + _PANEL_HEIGHT + above - 0.06) / height)
+            place = (left / width, (bottom + _PANEL_HEIGHT + above + (0.0 if r else under) - 0.06) / height)
             figure.text(*place, titles[r], size=_TEXT + 1, color=INK, weight="bold", va="top")
         for c, panel in enumerate(row):
             x = c * (left + _PANEL_WIDTH) + left
@@ -96,6 +104,18 @@ def curves(rows: Sequence[Sequence[Panel]], titles: Sequence[str] = ()) -> Figur
             if c == len(row) - 1:
                 _name(axes, panel.lines)
     return figure
+
+
+def _broken(text: str, width: float) -> list[str]:
+    """Small letters in lines of at most so many inches; a longer word has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _inches(longer, _SMALL) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def _draw(axes: Any, panel: Panel) -> None:

@@ -44,13 +44,13 @@ Kind = Literal["every term", "estimate", "respaced"]
 class Measurement:
     """A model, measured on the whole of its chain or at `draws` levels a picture.
 
-    steps: as it was asked for; fitted: whether the chain's levels are those of a fitted grid.
+    steps: as it was asked for, None for an estimate. fitted: whether the levels are those of a fitted grid.
     """
 
     kind: Kind
     model: Denoiser
     draws: int = 0
-    steps: str = "all"
+    steps: str | None = "all"
     fitted: bool = False
 
     @property
@@ -66,7 +66,7 @@ class Measurement:
     @property
     def slug(self) -> str:
         """The kind, for a file's name."""
-        of = f"{self.steps}-steps" + ("-fitted" if self.fitted else "")
+        of = f"{self.model.chain.T}-levels" + ("-fitted" if self.fitted else "")
         return {"every term": "all", "estimate": "estimate", "respaced": of}[self.kind]
 
     def words(self) -> str:
@@ -77,8 +77,9 @@ class Measurement:
         if self.kind == "estimate":
             how = f"the decoder's term and {counted(self.draws, 'drawn one')} a picture"
             return f"Monte-Carlo estimate of the bound of the {T:,}-step chain: {how}"
+        assert self.steps is not None  # which only an estimate has not
         how = "those fitted to it" if self.fitted else self.steps
-        if self.even:
+        if not self.fitted and self.steps.isdecimal():
             how = f"{self.steps} evenly spaced, and all of 1 … {T // int(self.steps)}"
         of = f"bound of a chain of {self.model.chain.T:,} of the {T:,} levels: {how}"
         return f"{of}; its own bound, no estimate of the {T:,}-step chain's"
@@ -90,11 +91,6 @@ class Measurement:
             return f"Own bound of a chain of {self.model.chain.T:,} of {T:,} levels"
         return ("Bound" if self.kind == "every term" else "Estimate of the bound") + f" of the {T:,}-step chain"
 
-    @property
-    def even(self) -> bool:
-        """Whether the chain is that of K even levels and 1 … T/K."""
-        return self.kind == "respaced" and not self.fitted and self.steps.isdecimal()
-
     def about(self) -> dict[str, Any]:
         """The same as plain values, for a record and a key."""
         model, estimated = self.model, self.kind == "estimate"
@@ -104,6 +100,7 @@ class Measurement:
             "steps": self.steps,
             "fitted": self.fitted,
             "chain": "every level" if self.kind != "respaced" else self.levels.tolist(),
+            "chain_steps": model.chain.T,
             "draws": self.draws if estimated else None,
             "variance": model.variance,
             "clip": model.clip,
@@ -122,14 +119,14 @@ def choose(
     """
     T = model.chain.T
     if draws is not None and steps is not None:
-        raise UserError(f"--levels {draws}: so many are drawn from the whole chain; leave out --steps {steps}")
+        raise UserError(f"--draws {draws}: so many are drawn from the whole chain; leave out --steps {steps}")
     if steps is None:
         if draws is not None and not 1 <= draws < T - 1:
             raise UserError(
-                f"--levels {draws}: draws 1 to {T - 2} of a chain of {T} steps; --steps all measures every term"
+                f"--draws {draws}: draws 1 to {T - 2} of a chain of {T} steps; --steps all measures every term"
             )
         if (draws or DRAWS) < T - 1:
-            return Measurement("estimate", model, draws or DRAWS)
+            return Measurement("estimate", model, draws or DRAWS, steps=None)
         return Measurement("every term", model)
     steps = steps.strip()
     if fitted is not None:
@@ -161,19 +158,40 @@ def measure(
     measured. UserError where a bound is no finite number.
     """
     device = device or torch.device("cpu")
-    there = records.there()
-    missing = np.array([number for number in numbers.tolist() if number not in there], dtype=np.int64)
-    for rows, tell in batches(missing, what.evaluations, batch or usual_batch(device, reference.size), progress):
-        made = _measured(what, reference, rows, seed, device, tell)
-        off = ~made.total.isfinite().numpy()
-        if off.any():
-            raise UserError(
-                f"{reference.name}: picture {rows[off][0]} has a bound of {made.total.numpy()[off][0]}: the net's "
-                "output is not finite, or its variance far off; try --variance large, or another checkpoint"
-            )
-        records.add(rows, {name: values.numpy() for name, values in made._asdict().items()})
-    arrays = {name: torch.from_numpy(values) for name, values in records.read(numbers).items()}
-    return Estimate(**arrays) if what.kind == "estimate" else Bits(**arrays)
+    batch = batch or kept_batch(device, reference.size, what.evaluations)
+    while True:
+        there = records.there()
+        missing = np.array([number for number in numbers.tolist() if number not in there], dtype=np.int64)
+        for rows, tell in batches(missing, what.evaluations, batch, progress):
+            made = _measured(what, reference, rows, seed, device, tell)
+            _check(made.total.numpy(), rows, reference.name)
+            records.add(rows, {name: values.numpy() for name, values in made._asdict().items()})
+        try:
+            read = records.read(numbers)
+        except KeyError:  # a damaged part, now known for one: its pictures are measured again
+            continue
+        arrays = {name: torch.from_numpy(values) for name, values in read.items()}
+        return Estimate(**arrays) if what.kind == "estimate" else Bits(**arrays)
+
+
+def kept_batch(device: torch.device, size: tuple[int, int], evaluations: int) -> int:
+    """Pictures at once, unless asked for otherwise: fewer the more evaluations each takes, at least 8.
+
+    A batch is only kept once it is whole. Of 250 evaluations it is the usual one, of 1,000 a quarter of that: 16
+    pictures of 32 x 32 on a CPU; smaller ones than 8 would cost more than they save. Large pictures come in small
+    batches anyway.
+    """
+    usual = usual_batch(device, size)
+    return min(usual, max(8, usual // max(1, evaluations // 250)))
+
+
+def _check(total: np.ndarray, rows: Int64[np.ndarray, "B"], name: str) -> None:
+    off = ~np.isfinite(total)
+    if off.any():
+        raise UserError(
+            f"{name}: picture {rows[off][0]} has a bound of {total[off][0]}: the net's output is not finite, or "
+            "its variance far off; try --variance large, or another checkpoint"
+        )
 
 
 def batches(

@@ -160,11 +160,11 @@ def table(curve: RateDistortion, rows: int = 10) -> list[Row]:
     ]
 
 
-def figure(curve: RateDistortion) -> Figure:
+def figure(curve: RateDistortion, about: str = "") -> Figure:
     """The panels of the paper's figure 5, and PSNR beside them.
 
     Dots stand where the ten rows of the table are; on a chain too short to look like a curve, at all its levels.
-    Bands are one standard error to each side.
+    Bands are two standard errors to each side. about: of which model and pictures, a sentence.
     """
     from ddpm.draw.plots import Line, Panel, curves
 
@@ -178,14 +178,15 @@ def figure(curve: RateDistortion) -> Figure:
         title, y, se, y_label = what
         shown = np.isfinite(y)
         dots = [k for k in at if shown[k]]
-        band = None if se is None else ((y - se)[shown], (y + se)[shown])
+        band = None if se is None else ((y - 2 * se)[shown], (y + 2 * se)[shown])
         return Panel(title, [Line("", x[shown], y[shown], (x[dots], y[dots]), band)], x_label, y_label)
 
     steps = curve.steps.astype(np.float64)
     over_steps = [panel(what, steps, "reverse steps") for what in (distortion, rate, psnr)]
     over_rate = [panel(what, curve.rate, rate[-1]) for what in (distortion, psnr)]
     lossless = f"For each rate (lossless: {curve.lossless:.2f} bits/dim)"
-    return curves([over_steps, over_rate], ["After each reverse step", lossless])
+    bands = "" if curve.rate_se is None else "Bands: ± 2 standard errors."
+    return curves([over_steps, over_rate], ["After each reverse step", lossless], f"{about} {bands}")
 
 
 def _received(prior: np.ndarray | np.float64, terms: np.ndarray) -> Any:

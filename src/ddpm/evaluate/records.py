@@ -6,7 +6,7 @@
       nll-1000.json, nll-1000.png        results over 1,000 pictures
 
 The folder's name holds a hash of the key, so that other settings have their own and nothing is ever mixed. Of a
-picture that is in two parts the first counts; a part that cannot be read counts as not there.
+picture that is in two parts the first counts; a part that cannot be read counts as not there, once it is noticed.
 """
 
 from __future__ import annotations
@@ -40,28 +40,36 @@ class Records:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         named = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "evaluation"
         self.folder, self.key = out / f"{named}-{digest[:8]}", dict(key)
+        self._damaged: set[Path] = set()
 
     def parts(self) -> Iterator[tuple[Int64[np.ndarray, "B"], Part]]:
         """The batches that were measured: numbers of the pictures, and the arrays."""
-        for path in sorted((self.folder / "parts").glob("[0-9]*.npz")):
+        for arrays in self._loaded():
+            yield arrays.pop(_NUMBER), arrays
+
+    def _loaded(self, only: str | None = None) -> Iterator[Part]:
+        """Each part's arrays, or one alone; a part that is found damaged is left out from then on."""
+        for path in sorted({*(self.folder / "parts").glob("[0-9]*.npz")} - self._damaged):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                    arrays = {name: archive[name] for name in archive.files}
-                    numbers = arrays.pop(_NUMBER)
+                    arrays = {name: archive[name] for name in archive.files if only in (None, name)}
             except _DAMAGED:
-                continue
-            yield numbers, arrays
+                arrays = {}
+            if _NUMBER in arrays:
+                yield arrays
+            else:
+                self._damaged.add(path)
 
     def there(self) -> set[int]:
-        """Numbers of the pictures that have been measured."""
-        return {number for numbers, _ in self.parts() for number in numbers.tolist()}
+        """Numbers of the pictures that have been measured; what was measured of them is not read."""
+        return {number for arrays in self._loaded(_NUMBER) for number in arrays[_NUMBER].tolist()}
 
     def add(self, numbers: Int64[np.ndarray, "B"], arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps what was measured of some pictures; UserError if it cannot be written."""
         data = io.BytesIO()
         np.savez(data, **{_NUMBER: numbers, **arrays})  # type: ignore[arg-type]
         which = hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()[:8]
-        self._write(f"parts/{int(numbers[0]):07d}-{which}.npz", data.getvalue())
+        self._damaged.discard(self._write(f"parts/{int(numbers[0]):07d}-{which}.npz", data.getvalue()))
 
     def read(self, numbers: Int64[np.ndarray, "B"]) -> Part:
         """Arrays with a row a picture, put together in this order; KeyError for one that was not measured."""
@@ -75,6 +83,10 @@ class Records:
         if wanted:
             raise KeyError(min(wanted))
         return made
+
+    def prepare(self) -> None:
+        """Makes the folder; UserError if it cannot be written, which is better known before measuring."""
+        self._write("key.json", (json.dumps(self.key, indent=2) + "\n").encode())
 
     def path(self, name: str) -> Path:
         """Where a result of that name lies."""

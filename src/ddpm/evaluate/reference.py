@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ddpm.config import DataConfig
 from ddpm.data import Pictures, Source, load, open_sources
 from ddpm.data.files import Part, located, present
 from ddpm.data.opening import find
@@ -27,6 +28,8 @@ from ddpm.units import counted, listed
 
 HELD_OUT = "held-out"
 """In place of DATA: what was held out of the model's own training."""
+_PART_OF = {"fashion": ("fashion-mnist", 60_000)}
+"""Of embedded sets the larger one they are a part of: its name and size, as a model trained on it has them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +39,15 @@ class Reference:
     pictures: Pictures
     labels: Int64[np.ndarray, "N"] | None
     notes: tuple[str, ...] = ()
+    held_out: bool = False
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     @property
     def name(self) -> str:
-        """As people call the set."""
-        return self.pictures.name
+        """As people call the set; what was held out of one is not the set."""
+        return self.pictures.name + (f"-{HELD_OUT}" if self.held_out else "")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -96,9 +100,31 @@ def open_reference(
     notes = [*pictures.notes, *([note] if note else [])]
     if pictures.fingerprint == facts.fingerprint:
         notes.append(f"these are the pictures {model.name} was trained on, and no measure of others")
-    elif not own and config.holdout and data in config.path:
-        notes.append(f"{data} holds pictures {model.name} was trained on; --reference {HELD_OUT} takes the others")
-    return Reference(pictures, labels, tuple(notes))
+    elif not present(located(data)) and _PART_OF.get(data) == (facts.name, facts.count):
+        of = f"the {facts.count:,} pictures {model.name} was trained on"
+        notes.append(f"the set {data} is a part of {of}, and no measure of others")
+    elif not own and _trained_on(data, config):
+        others = (
+            f"; --reference {HELD_OUT} takes the others" if config.holdout else ", and is no measure of others"
+        )
+        notes.append(f"{data} holds pictures {model.name} was trained on{others}")
+    return Reference(pictures, labels, tuple(notes), own)
+
+
+def _trained_on(data: str, config: DataConfig) -> bool:
+    """Whether DATA is one of those trained on, or holds it, or lies in it, however its path is written.
+
+    A sub-folder that was held out as a whole was not.
+    """
+    if not present(located(data)):
+        return data in config.path
+    asked = located(data).resolve()
+    if config.holdout:
+        held = [located(config.holdout), *(located(path) / config.holdout for path in config.path)]
+        if any(asked.is_relative_to(place.resolve()) for place in held if present(place)):
+            return False
+    trained = [located(path).resolve() for path in config.path if present(located(path))]
+    return any(asked.is_relative_to(path) or path.is_relative_to(asked) for path in trained)
 
 
 def _held_out(model: Pipeline) -> Source:

@@ -307,10 +307,11 @@ def grids_of(sums: Sums, model: Denoiser, most: int = MOST, seed: int = 0) -> Gr
 # -- the figure ------------------------------------------------------------------------------------------------
 
 
-def figure(grids: Grids, shown: Sequence[int] = (5, 10, 20, 50, 100)) -> Figure:
+def figure(grids: Grids, shown: Sequence[int] = (5, 10, 20, 50, 100), about: str = "") -> Figure:
     """The bound over the number of steps K, of the fitted and of even grids; and where the levels lie.
 
-    shown: the K whose levels are drawn; those that were not fitted are left out.
+    shown: the K whose levels are drawn; those that were not fitted are left out. about: of which model and
+    pictures, a sentence.
     """
     from ddpm.draw.plots import Line, Panel, curves
 
@@ -322,10 +323,12 @@ def figure(grids: Grids, shown: Sequence[int] = (5, 10, 20, 50, 100)) -> Figure:
         at = np.full(grid.steps, -float(height))
         ends = np.array([1.0, grids.T])
         strips.append(Line(f"{grid.steps} steps", ends, at[[0, 0]], (np.array(grid.levels), at)))
-    rows = [[Panel("bits/dim of a chain of K steps", lines, "K", log="x")]]
+    # A learned range over a few long steps can cost a thousand times what the best ones do.
+    wide = max(lines[1].y) > 10.0 * min(lines[0].y) > 0.0
+    rows = [[Panel("bits/dim of a chain of K steps", lines, "K", log="xy" if wide else "x")]]
     if strips:
         rows.append([Panel("levels t of the fitted grids", strips, "t", log="x")])
-    made = curves(rows)
+    made = curves(rows, about=f"{about} Even: K evenly spaced levels alone.")
     if strips:
         made.axes[-1].set_yticks([])
     return made

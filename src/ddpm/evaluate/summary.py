@@ -139,8 +139,11 @@ def _standard_error(values: Float64[np.ndarray, "n L"]) -> Float64[np.ndarray, "
     return error
 
 
-def figure(what: Measurement, summary: Summary) -> Figure:
-    """The terms over t with a band of two standard errors, and their sum from t = 1 on; t logarithmic."""
+def figure(what: Measurement, summary: Summary, about: str = "") -> Figure:
+    """The terms over t with a band of two standard errors, and their sum from t = 1 on; t logarithmic.
+
+    about: of which model and pictures, a sentence.
+    """
     from ddpm.draw.plots import Line, Panel, curves
 
     terms = summary.terms
@@ -153,9 +156,11 @@ def figure(what: Measurement, summary: Summary) -> Figure:
     each = Line("", t[there], terms.mean[there], band=band)
     grown = Line("", terms.last.astype(np.float64), np.cumsum(terms.total))
     error = summary.total.standard_error
-    total = f"{summary.total.value:.3f}" + ("" if error is None else f" ± {error:.3f}")
+    total = f"{summary.total.value:.3f}" + ("" if error is None else f" ± {error:.3f} (standard error)")
+    bands = "" if band is None else "Band: ± 2 standard errors."
     panels = [
         Panel("Term of the step at t", [each], "t", "bits/dim", log="xy"),
         Panel("Sum of the terms up to t, prior left out", [grown], "t", log="x"),
     ]
-    return curves([panels], [f"{what.title()}: {total} bits/dim, {counted(summary.pictures, 'picture')}"])
+    under = about or f"{counted(summary.pictures, 'picture')}."
+    return curves([panels], [f"{what.title()}: {total} bits/dim"], f"{under} {bands}")
