@@ -233,7 +233,7 @@ def test_annotations_are_checked_under_pytest():
     model, x = Denoiser(nn.Identity(), make_chain("linear", 100)), torch.zeros(2, 3)
     for call in (
         lambda: model.chain.q(torch.tensor(0.0), 1),
-        lambda: model.read(x, torch.zeros(2, 4), 1),
+        lambda: model.target(x, torch.zeros(2, 4), 1),
         lambda: model.chain.posterior(x, x[0], 2, 1),
         lambda: model.chain.q(x.long(), 1),
         lambda: model(x, 1.5),

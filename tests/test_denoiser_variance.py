@@ -263,3 +263,9 @@ def test_the_exact_reverse_process_draws_the_data():
         *_, first, _ = walk(model.with_variance(variance), Ancestral(), x, noise)
         other = (first.x[1:] - first.x[0]).square().sum(0)
         assert torch.all((other / total).log().abs() > 0.05)
+
+
+def test_a_net_of_another_number_of_channels_is_refused():
+    model = Denoiser(nn.Identity(), make_chain("cosine", 10))
+    with pytest.raises(ValueError, match="the net gives 3 channels for pictures of 1"):
+        model.parts(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4))
