@@ -73,8 +73,8 @@ def main(arguments: Sequence[str]) -> int:
     if records:
         last = records[-1]
         speed = f"{last['pictures_per_second']:.0f} pictures a second"
-        bound = f", bound {last['vlb']:.3f} bits/dim" if "vlb" in last else ""
-        out.print(f"loss {last['loss']:.4f}{bound}, {speed} at step {last['step']:,}")
+        unit = " bits/dim" if config.loss.kind == "vlb" else ""
+        out.print(f"loss {last['loss']:.4f}{unit}, {speed} at step {last['step']:,}")
     out.print(f"{parameters(config, len(facts.classes)):,} parameters")
     skipped = f", {facts.skipped} skipped" if facts.skipped else ""
     out.print(f"data {facts.name}: {facts.count:,} pictures{skipped}")
