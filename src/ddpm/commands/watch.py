@@ -84,8 +84,8 @@ def brief(event: Logged, steps: int) -> str:
 def _loss(event: Logged) -> str:
     """The loss, in bits/dim where it is the bound.
 
-    Beside another loss the bound is left to the report, which smooths it: where every level is drawn alike, the few
-    clean ones that hold most of the bits make a single line jump twofold.
+    Beside another loss the bound is left to the report, which smooths it: where every level is drawn alike, the
+    few clean ones that hold most of the bits make a single line jump twofold.
     """
     bound = event.vlb is not None and math.isclose(event.loss, event.vlb, rel_tol=1e-6)
     return f"{event.vlb:.3f} bits/dim" if bound else f"loss {event.loss:.4f}"
