@@ -105,9 +105,11 @@ def open_reference(
         notes.append(f"the set {data} is a part of {of}, and no measure of others")
     elif not own and _trained_on(data, config):
         others = (
-            f"; --reference {HELD_OUT} takes the others" if config.holdout else ", and is no measure of others"
+            f"; --reference {HELD_OUT} takes the others"
+            if config.holdout
+            else ", and then is no measure of others"
         )
-        notes.append(f"{data} holds pictures {model.name} was trained on{others}")
+        notes.append(f"{data} may hold pictures {model.name} was trained on{others}")
     return Reference(pictures, labels, tuple(notes), own)
 
 
