@@ -44,10 +44,18 @@ class Terms(NamedTuple):
     vlb: Float[Tensor, "B"] | None = None
 
 
+class Noised(NamedTuple):
+    """Pictures x0, the noise and levels t they were noised with, and what came of it."""
+
+    x0: Float[Tensor, "B *D"]
+    noise: Float[Tensor, "B *D"]
+    t: Int64[Tensor, "B"]
+    xt: Float[Tensor, "B *D"]
+
+
 class Loss(ABC):
     """What a batch's levels and noise cost."""
 
-    @abstractmethod
     def __call__(
         self,
         model: Denoiser,
@@ -57,6 +65,12 @@ class Loss(ABC):
         cond: Mapping[str, Any] = _NONE,
     ) -> Terms:
         """The terms for pictures x0 in [−1, 1], noised to levels t ≥ 1 by standard normal noise."""
+        xt = model.chain.q(x0, t).sample(noise)
+        return self.terms(model, model.output(xt, t, **cond).to(x0.dtype), Noised(x0, noise, t, xt))
+
+    @abstractmethod
+    def terms(self, model: Denoiser, output: Float[Tensor, "B ..."], at: Noised) -> Terms:
+        """The terms for the net's output."""
 
 
 @final
@@ -80,29 +94,10 @@ class Simple(Loss):
         if self.weight not in ("simple", "min-snr", "p2"):
             raise UserError(f"--loss.weight {self.weight}: takes simple, min-snr or p2")
 
-    def __call__(
-        self,
-        model: Denoiser,
-        x0: Float[Tensor, "B *D"],
-        t: Int64[Tensor, "B"],
-        noise: Float[Tensor, "B *D"],
-        cond: Mapping[str, Any] = _NONE,
-    ) -> Terms:
-        """The terms for pictures x0 in [−1, 1], noised to levels t ≥ 1 by standard normal noise."""
-        xt = model.chain.q(x0, t).sample(noise)
-        output, _ = model.parts(model.output(xt, t, **cond).to(x0.dtype), xt)
-        return self.terms(model, output, x0, t, noise)
-
-    def terms(
-        self,
-        model: Denoiser,
-        output: Float[Tensor, "B *D"],
-        x0: Float[Tensor, "B *D"],
-        t: Int64[Tensor, "B"],
-        noise: Float[Tensor, "B *D"],
-    ) -> Terms:
+    def terms(self, model: Denoiser, output: Float[Tensor, "B ..."], at: Noised) -> Terms:
         """The terms for the net's output for the mean."""
-        target = model.target(x0, noise, t)
+        output, _ = model.parts(output, at.xt)
+        target = model.target(at.x0, at.noise, at.t)
         mse = (output - target).square().flatten(1).mean(1)
         if self.error == "l2":
             error = mse
@@ -110,7 +105,7 @@ class Simple(Loss):
             error = (output - target).abs().flatten(1).mean(1)
         else:
             error = F.huber_loss(output, target, reduction="none", delta=self.huber_delta).flatten(1).mean(1)
-        return Terms(self.weights(model, t).to(error.device) * error, mse.detach())
+        return Terms(self.weights(model, at.t).to(error.device) * error, mse.detach())
 
     def weights(self, model: Denoiser, t: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
         """The weight of the net's own error at each t, float32[B]."""
@@ -141,19 +136,10 @@ class Vlb(Loss):
 
     simple: Simple = field(default_factory=Simple)
 
-    def __call__(
-        self,
-        model: Denoiser,
-        x0: Float[Tensor, "B *D"],
-        t: Int64[Tensor, "B"],
-        noise: Float[Tensor, "B *D"],
-        cond: Mapping[str, Any] = _NONE,
-    ) -> Terms:
-        xt = model.chain.q(x0, t).sample(noise)
-        output = model.output(xt, t, **cond).to(x0.dtype)
-        vlb = model.chain.T * term(model, x0, xt, t, t - 1, model.read(output, xt, t, clip=False))
+    def terms(self, model: Denoiser, output: Float[Tensor, "B ..."], at: Noised) -> Terms:
+        vlb = _vlb(model, model.read(output, at.xt, at.t, clip=False), at)
         with torch.no_grad():
-            mse = self.simple.terms(model, model.parts(output, xt)[0], x0, t, noise).mse
+            mse = self.simple.terms(model, output, at).mse
         return Terms(vlb, mse, vlb.detach())
 
 
@@ -165,26 +151,21 @@ class Hybrid(Loss):
     simple: Simple = field(default_factory=Simple)
     weight: float = 0.001
 
-    def __call__(
-        self,
-        model: Denoiser,
-        x0: Float[Tensor, "B *D"],
-        t: Int64[Tensor, "B"],
-        noise: Float[Tensor, "B *D"],
-        cond: Mapping[str, Any] = _NONE,
-    ) -> Terms:
+    def terms(self, model: Denoiser, output: Float[Tensor, "B ..."], at: Noised) -> Terms:
         if model.variance not in LEARNED:
             raise UserError(
                 f"--loss.kind hybrid: teaches a variance, and {model.variance} is fixed; take "
                 "--denoiser.variance learned_range"
             )
-        xt = model.chain.q(x0, t).sample(noise)
-        output = model.output(xt, t, **cond).to(x0.dtype)
-        seen = model.read(output, xt, t, clip=False)
-        held = Prediction(seen.x0.detach(), seen.eps.detach(), seen.variance_output)
-        vlb = model.chain.T * term(model, x0, xt, t, t - 1, held)
-        simple = self.simple.terms(model, model.parts(output, xt)[0], x0, t, noise)
+        seen = model.read(output, at.xt, at.t, clip=False)
+        vlb = _vlb(model, Prediction(seen.x0.detach(), seen.eps.detach(), seen.variance_output), at)
+        simple = self.simple.terms(model, output, at)
         return Terms(simple.loss + self.weight * vlb, simple.mse, vlb.detach())
+
+
+def _vlb(model: Denoiser, prediction: Prediction, at: Noised) -> Float[Tensor, "B"]:
+    """T times the term at t, in bits/dim."""
+    return model.chain.T * term(model, at.x0, at.xt, at.t, at.t - 1, prediction)
 
 
 def make_loss(kind: str, vlb_weight: float, simple: Simple) -> Loss:

@@ -174,8 +174,11 @@ def _kind(choices: Choices) -> str:
         return kind
     variance = choices.pick("denoiser.variance", "learned_range")
     times = choices.pick("loss.times", "loss-second-moment" if kind == "vlb" else "low-discrepancy")
-    choices.say("loss", kind, f"what teaches the variance {variance}", "loss.kind")
-    choices.say("variance", variance, f"what {kind} teaches, at every pixel", "denoiser.variance")
+    learned = variance in LEARNED
+    why = f"what teaches the variance {variance}" if learned else f"the bound, with the variance {variance}"
+    choices.say("loss", kind, why, "loss.kind")
+    why = f"what {kind} teaches, at every pixel" if learned else "fixed"
+    choices.say("variance", variance, why, "denoiser.variance")
     why = "spread evenly over each batch"
     if times == "loss-second-moment":
         why = "more often where the terms are large, so that a batch's gradient varies less"
