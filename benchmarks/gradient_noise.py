@@ -38,7 +38,7 @@ from ddpm.errors import UserError
 from ddpm.losses import Loss
 from ddpm.memory import keep_freed_memory
 from ddpm.noise import Purpose, normals
-from ddpm.pipeline import find, pick_device
+from ddpm.loading import find, pick_device
 from ddpm.store import load_weights
 from ddpm.timesteps import LossSecondMoment, TimeSampler, make_time_sampler
 

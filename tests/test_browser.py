@@ -9,7 +9,8 @@ from ddpm.cli import main
 from ddpm.data import load, open_source
 from ddpm.report import NAME
 from ddpm.store import Description, Run
-from ddpm.train import Trainer, facts, fit
+from ddpm.train import facts, fit
+from ddpm.trainer import Trainer
 from tiny import config, photos
 
 pytestmark = pytest.mark.browser

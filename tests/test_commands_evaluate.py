@@ -18,7 +18,7 @@ from ddpm.evaluate import measuring
 from ddpm.evaluate.likelihood import estimate, likelihood
 from ddpm.evaluate.summary import Mean
 from ddpm.grids import read_grids
-from ddpm.pipeline import load
+from ddpm.loading import load
 from ddpm.store import Facts
 from ddpm.version import __version__
 

@@ -11,8 +11,8 @@ import tiny
 from ddpm.cli import main
 from ddpm.commands.plot import Forward, Schedule, forward, log_of, schedule, share_of
 from ddpm.grids import Grid, Grids, write_grids
+from ddpm.loading import load
 from ddpm.noise import Purpose, normals
-from ddpm.pipeline import load
 from ddpm.store import Description, Run
 
 LINEAR = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))])

@@ -13,7 +13,7 @@ import tiny
 from ddpm.data import load, open_sources
 from ddpm.errors import UserError
 from ddpm.evaluate.reference import open_reference
-from ddpm.pipeline import load as load_model
+from ddpm.loading import load as load_model
 from ddpm.store import Facts
 
 NONE = Facts("zoo", 10)

@@ -72,8 +72,8 @@ def test_terms_equal_the_formulas(predicts, error, weight):
     ]
     expected = torch.from_numpy(published_weight(weight, predicts, SNR)) * each.mean((1, 2))
     torch.testing.assert_close(terms.loss.double(), expected, rtol=2e-4, atol=1e-7)
-    torch.testing.assert_close(terms.mse.double(), off.square().mean((1, 2)), rtol=2e-4, atol=1e-7)
-    assert not terms.mse.requires_grad
+    torch.testing.assert_close(terms.error.double(), off.square().mean((1, 2)), rtol=2e-4, atol=1e-7)
+    assert not terms.error.requires_grad
 
     terms.loss.sum().backward()
     assert net.scale.grad.abs() > 1e-4 and net.shift.grad.abs() > 1e-4
@@ -125,7 +125,7 @@ def test_the_expected_loss_of_a_perfect_net_has_a_closed_form(predicts):
         # the error is normal, so its square has a standard deviation of √2 times its mean
         expected, spread = slope**2 * unknown, math.sqrt(2 / (2 * count))
         assert terms.loss.mean().item() == pytest.approx(expected, rel=4.5 * spread)
-        torch.testing.assert_close(terms.loss, terms.mse)
+        torch.testing.assert_close(terms.loss, terms.error)
 
 
 def test_no_other_net_does_better_than_the_perfect_one():

@@ -82,9 +82,9 @@ def test_hybrid_is_the_sum_of_the_two(variance, simple):
         terms = Hybrid(simple, weight)(model, x0, t, noise)
         torch.testing.assert_close(terms.loss, parts[0].loss + weight * parts[1].loss, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(terms.vlb, parts[1].loss, rtol=1e-12, atol=1e-12)
-        for mse in (terms.mse, parts[1].mse):
-            torch.testing.assert_close(mse, parts[0].mse, rtol=1e-12, atol=1e-12)
-        assert not terms.vlb.requires_grad and not terms.mse.requires_grad
+        for mse in (terms.error, parts[1].error):
+            torch.testing.assert_close(mse, parts[0].error, rtol=1e-12, atol=1e-12)
+        assert not terms.vlb.requires_grad and not terms.error.requires_grad
     assert parts[0].vlb is None and not parts[1].vlb.requires_grad
 
 

@@ -13,8 +13,8 @@ import tiny
 from ddpm.chain import Chain
 from ddpm.config import ChainConfig, DenoiserConfig
 from ddpm.errors import UserError
+from ddpm.loading import EMBEDDED
 from ddpm.noise import Purpose, normals
-from ddpm.pipeline import EMBEDDED
 from ddpm.samples import Samples
 from ddpm.store import Description, Facts, save_weights
 

@@ -12,7 +12,7 @@ from ddpm.config import check
 from ddpm.data import load, open_source
 from ddpm.errors import UserError
 from ddpm.plan import for_data
-from ddpm.train import Trainer
+from ddpm.trainer import Trainer
 
 CPU = torch.device("cpu")
 

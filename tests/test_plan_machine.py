@@ -17,7 +17,7 @@ from ddpm.data.pictures import Cached
 from ddpm.plan import machine
 from ddpm.plan.machine import Load, count, free_disk, free_memory, measure, seconds_a_step
 from ddpm.presets import preset
-from ddpm.train import Trainer
+from ddpm.trainer import Trainer
 
 linux = pytest.mark.skipif(platform.system() != "Linux", reason="read from Linux's own files")
 

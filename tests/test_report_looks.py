@@ -8,7 +8,7 @@ from torch import nn
 from ddpm.chain import make_chain
 from ddpm.data import load, open_source
 from ddpm.denoiser import Denoiser
-from ddpm.pipeline import load as load_model
+from ddpm.loading import load as load_model
 from ddpm.report import looks
 from tiny import run
 

@@ -28,7 +28,8 @@ from ddpm.errors import UserError
 from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved
 from ddpm.noise import Purpose, normals
 from ddpm.store import Description, Run
-from ddpm.train import Trainer, ema_decay, facts, fit, learning_rate
+from ddpm.train import facts, fit
+from ddpm.trainer import Trainer, ema_decay, learning_rate
 
 
 def tiny(**changes) -> Config:
@@ -296,7 +297,7 @@ from accelerate import Accelerator
 from pathlib import Path
 from ddpm.config import Config, from_json
 from ddpm.data import load, open_source
-from ddpm.train import Trainer
+from ddpm.trainer import Trainer
 import json
 folder = Path(sys.argv[1])
 config = from_json(Config, json.loads(sys.argv[2]))
@@ -343,7 +344,7 @@ def test_the_log_tells_the_error_by_quarter_of_t(pictures, accelerator, tmp_path
     trainer = Trainer(config, pictures, accelerator)
     done = [trainer.step(k) for k in range(4)]
     t = torch.cat([one.t for one in done])
-    mse = torch.cat([one.terms.mse for one in done])
+    mse = torch.cat([one.terms.error for one in done])
     for quarter, (low, high) in enumerate([(1, 13), (14, 25), (26, 38), (39, 50)]):  # of fifty levels
         inside = mse[(t >= low) & (t <= high)]
         assert logged.quarters[quarter] == (pytest.approx(inside.mean().item(), rel=1e-5) if len(inside) else None)

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from ddpm.chain import Chain
     from ddpm.denoiser import Denoiser
     from ddpm.errors import UserError
+    from ddpm.guide import Guide
+    from ddpm.loading import load, load_classifier
     from ddpm.nets import UNet
-    from ddpm.pipeline import Pipeline, load
+    from ddpm.pipeline import Pipeline
     from ddpm.samplers import DDIM, Ancestral, walk
     from ddpm.samples import Samples
 
@@ -27,11 +29,13 @@ _HOME = {
     "Chain": "ddpm.chain",
     "DDIM": "ddpm.samplers",
     "Denoiser": "ddpm.denoiser",
+    "Guide": "ddpm.guide",
     "Pipeline": "ddpm.pipeline",
     "Samples": "ddpm.samples",
     "UNet": "ddpm.nets",
     "UserError": "ddpm.errors",
-    "load": "ddpm.pipeline",
+    "load": "ddpm.loading",
+    "load_classifier": "ddpm.loading",
     "walk": "ddpm.samplers",
 }
 
@@ -40,12 +44,14 @@ __all__ = [
     "Ancestral",
     "Chain",
     "Denoiser",
+    "Guide",
     "Pipeline",
     "Samples",
     "UNet",
     "UserError",
     "__version__",
     "load",
+    "load_classifier",
     "walk",
 ]
 

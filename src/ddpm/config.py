@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ddpm.errors import UserError
@@ -38,6 +39,13 @@ class DataConfig:
     """Mirror pictures left to right at random."""
     cache: Literal["auto", "always", "never"] = "auto"
     """Decode once into a cache, or stream from the files at every step; auto streams what is too large."""
+    low_size: tuple[int, int] = (0, 0)
+    """For an upsampler, height and width of the small pictures it enlarges; 0 0 for a quarter."""
+
+    @property
+    def small(self) -> tuple[int, int]:
+        """Height and width of an upsampler's small pictures."""
+        return self.low_size if all(self.low_size) else (self.size[0] // 4, self.size[1] // 4)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class NetConfig:
 
     channels: int = 128
     """Width of the finest level."""
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    multipliers: tuple[int | float, ...] = (1, 2, 2, 2)
     """Width of each level as a multiple of it."""
     blocks: int = 2
     """Residual blocks a level."""
@@ -68,6 +76,8 @@ class NetConfig:
     """Order of attention's channels: q, k, v within each head, or all heads' q, then k, then v."""
     scale_shift: bool = False
     """The time embedding scales and shifts the normalised features instead of being added."""
+    resample: Literal["conv", "block"] = "conv"
+    """Halve and double by a convolution, or inside a residual block, as BigGAN and ADM do."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +154,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how much at once, how often to look."""
+    """What is trained, how long, how much at once, how often to look."""
 
     steps: int = 800_000
     """Optimizer steps."""
@@ -172,6 +182,10 @@ class TrainConfig:
     """Steps between two checkpoints; the last step always makes one."""
     keep: int = 2
     """Checkpoints kept, the newest ones."""
+    task: Literal["image", "classifier", "upsampler"] = "image"
+    """A model of pictures, a classifier of noisy pictures, or a model of pictures given small ones."""
+    label_drop: float = 0.0
+    """Share of labels left out, which classifier-free guidance needs: 0.1; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +227,8 @@ def check(config: Config) -> Config:
         (
             "--net.multipliers",
             net.multipliers,
-            min(net.multipliers, default=0) >= 1,
-            "has one of 1 or more a level",
+            min(net.multipliers, default=0) > 0,
+            "has one above 0 a level",
         ),
         ("--net.blocks", net.blocks, net.blocks >= 1, "is at least 1"),
         ("--net.groups", net.groups, net.groups >= 1, "is at least 1"),
@@ -264,6 +278,7 @@ def check(config: Config) -> Config:
         ("--optimizer.weight-decay", optimizer.weight_decay, optimizer.weight_decay >= 0, "is not negative"),
         ("--optimizer.clip", optimizer.clip, optimizer.clip >= 0, "is not negative"),
         ("--optimizer.ema", optimizer.ema, 0 <= optimizer.ema < 1, "lies in [0, 1)"),
+        ("--label-drop", train.label_drop, 0 <= train.label_drop < 1, "lies in [0, 1)"),
         ("--steps", train.steps, train.steps >= 1, "is at least 1"),
         ("--batch", train.batch, train.batch >= 1, "is at least 1"),
         (
@@ -320,7 +335,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return value
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif isinstance(kind, type) and type(value) is kind:
+    elif type(value) in (get_args(kind) if get_origin(kind) is UnionType else (kind,)):
         return value
     wanted = (
         " or ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else getattr(kind, "__name__", kind)

@@ -17,6 +17,8 @@ and p(x_s|x_t) has the mean of q(x_s|x_t, x_0 = x̂_0) and one of four variances
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -36,12 +38,18 @@ LEARNED = ("learned", "learned_range")
 class Prediction(NamedTuple):
     """The model's view of x_t: the picture in it and the noise in it, with x_t = α_t x0 + σ_t eps.
 
-    variance_output is what the net says of the variance, None if it says nothing.
+    variance_output is what the net says of the variance, None if it says nothing. score is what a classifier adds
+    to ∇ log p(x_t), None without one: x0 and eps know nothing of it, `Denoiser.reverse` and `shifted` do.
     """
 
     x0: Float[Tensor, "B *D"]
     eps: Float[Tensor, "B *D"]
     variance_output: Float[Tensor, "B *D"] | None = None
+    score: Float[Tensor, "B *D"] | None = None
+
+
+Guidance = Callable[..., Prediction]
+"""(model, xt, t, **cond) → the prediction to take in place of the model's own; see `guidance`."""
 
 
 class Denoiser(nn.Module):
@@ -49,7 +57,8 @@ class Denoiser(nn.Module):
 
     `clip` keeps x̂_0 in [−1, 1] and re-derives ε̂ from it. `native` is the chain the net was trained on, which the
     outputs of "mean" and "learned" refer to; it is the chain itself unless the model was respaced. A net of 2C
-    channels may be given a fixed variance: its second half is then left out.
+    channels may be given a fixed variance: its second half is then left out. `guidance` takes the place of the
+    model's own predictions.
     """
 
     def __init__(
@@ -60,6 +69,7 @@ class Denoiser(nn.Module):
         variance: Variance = "large",
         clip: bool = True,
         native: Chain | None = None,
+        guidance: Guidance | None = None,
     ):
         super().__init__()
         if predicts not in get_args(Predicts):
@@ -72,10 +82,14 @@ class Denoiser(nn.Module):
                 "a respaced one"
             )
         self.net, self.chain, self.native = net, chain, native or chain
-        self.predicts, self.variance, self.clip = predicts, variance, clip
+        self.predicts, self.variance, self.clip, self.guidance = predicts, variance, clip, guidance
 
     def forward(self, xt: Float[Tensor, "B *D"], t: Level, **cond: Any) -> Prediction:
-        """What the model sees in x_t at level t ≥ 1."""
+        """What the model sees in x_t at level t ≥ 1, guided if it is."""
+        return self.guidance(self, xt, t, **cond) if self.guidance else self.plain(xt, t, **cond)
+
+    def plain(self, xt: Float[Tensor, "B *D"], t: Level, **cond: Any) -> Prediction:
+        """The same without guidance."""
         return self.read(self.output(xt, t, **cond), xt, t)
 
     def output(self, xt: Float[Tensor, "B *D"], t: Level, **cond: Any) -> Float[Tensor, "B ..."]:
@@ -137,12 +151,31 @@ class Denoiser(nn.Module):
         return spread(of_x0, x0) * x0 + spread(of_xt, x0) * (alpha * x0 + sigma * eps)
 
     def reverse(self, xt: Float[Tensor, "B *D"], t: Level, s: Level, prediction: Prediction) -> Gaussian:
-        """p(x_s|x_t) for levels s < t."""
+        """p(x_s|x_t) for levels s < t.
+
+        A classifier's score moves the mean by Σ·score (Dhariwal & Nichol 2021, eq. 10).
+        """
         mean = self.chain.posterior_mean(prediction.x0, xt, t, s)
+        logvar: float | Tensor
         if self.variance not in LEARNED:
-            return Gaussian(mean, spread(self.log_variance(t, s), xt))
-        assert prediction.variance_output is not None  # parts() refuses a net without
-        return Gaussian(mean, self._learned(prediction.variance_output, t, s))
+            logvar = spread(self.log_variance(t, s), xt)
+        else:
+            assert prediction.variance_output is not None  # parts() refuses a net without
+            logvar = self._learned(prediction.variance_output, t, s)
+        if prediction.score is not None:
+            mean = mean + (math.exp(logvar) if isinstance(logvar, float) else logvar.exp()) * prediction.score
+        return Gaussian(mean, logvar)
+
+    def shifted(self, xt: Float[Tensor, "B *D"], t: Level, prediction: Prediction) -> Prediction:
+        """The prediction with a classifier's score in it: ε̂ − σ_t·score (Dhariwal & Nichol 2021, algorithm 2).
+
+        For samplers that follow the score instead of drawing from p(x_s|x_t). Not clipped again, as published.
+        """
+        if prediction.score is None:
+            return prediction
+        eps = mix(1.0, prediction.eps, -self.chain.sigma(t, xt), prediction.score)
+        x0 = mix(1.0, xt, -self.chain.sigma(t, xt), eps).div_(self.chain.alpha(t, xt))
+        return Prediction(x0, eps, prediction.variance_output)
 
     def log_variance(self, t: Level, s: Level) -> Any:
         """Log-variance of p(x_s|x_t) where it is fixed, float64; at s = 0 both are Chain.log_lower."""
@@ -168,7 +201,7 @@ class Denoiser(nn.Module):
         """
         if self.variance == "learned_range":
             return 0.5 * (v + 1.0)
-        level = self._native_level(t)
+        level = self.native_level(t)
         lower, upper = self.native.log_lower(level, level - 1), self.native.log_large(level, level - 1)
         room = np.maximum(upper - lower, 1e-30)  # a chain of one step has none
         return ((v - spread(lower, v)) / spread(room, v)).clamp(0.0, 1.0)
@@ -181,18 +214,22 @@ class Denoiser(nn.Module):
         """The same net on a chain with levels of the native one, which all of them together are again."""
         if np.array_equal(chain.timestep, self.native.timestep):
             chain = self.native
-        return Denoiser(self.net, chain, self.predicts, self.variance, self.clip, self.native)
+        return Denoiser(self.net, chain, self.predicts, self.variance, self.clip, self.native, self.guidance)
 
     def with_variance(self, variance: Variance) -> Denoiser:
         """The same net and chain with another variance."""
-        return Denoiser(self.net, self.chain, self.predicts, variance, self.clip, self.native)
+        return Denoiser(self.net, self.chain, self.predicts, variance, self.clip, self.native, self.guidance)
+
+    def guided(self, guidance: Guidance | None) -> Denoiser:
+        """The same net and chain, guided."""
+        return Denoiser(self.net, self.chain, self.predicts, self.variance, self.clip, self.native, guidance)
 
     def _native_posterior(self, t: Level) -> tuple[Any, Any]:
         """Posterior weights of the step t → t − 1 on the chain the net was trained on."""
-        level = self._native_level(t)
+        level = self.native_level(t)
         return self.native.posterior_weights(level, level - 1)
 
-    def _native_level(self, t: Level) -> Level:
+    def native_level(self, t: Level) -> Level:
         """The level of the native chain that level t of the chain is."""
         if self.chain is self.native:
             return t

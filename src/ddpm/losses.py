@@ -4,6 +4,8 @@
     vlb       the bound itself: T times the term of one level, an estimate of their sum
     hybrid    simple + 0.001 vlb, where vlb teaches the variance alone     (Nichol & Dhariwal 2021, section 3.1)
 
+and of a classifier of noisy pictures −log p(y|x_t).
+
 A weight of `simple` is a function of the SNR on the error of x̂_0; the parameterisation only rescales it, since
 
     ‖x_0 − x̂_0‖² · {x0: 1, eps: snr, v: snr + 1} = ‖target − output‖²
@@ -18,7 +20,7 @@ The bound is taken of unclipped predictions, since a clipped pixel would teach n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, final
 
@@ -29,6 +31,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ddpm.bound import term
+from ddpm.classifier import Classifier
 from ddpm.denoiser import LEARNED, Denoiser, Prediction
 from ddpm.errors import UserError
 
@@ -36,11 +39,14 @@ _NONE: Mapping[str, Any] = {}
 
 
 class Terms(NamedTuple):
-    """Per picture: the weighted loss; the net's plain squared error to compare runs by; and, of the losses that
-    know it, the bound's T terms in bits/dim as estimated from one of them."""
+    """Per picture: the weighted loss; an error to compare runs by, whatever their loss; the bound.
+
+    The error is the net's plain squared one, or a classifier's 0 or 1. vlb, of the losses that know it, is the sum
+    of the bound's T terms in bits/dim as estimated from one of them.
+    """
 
     loss: Float[Tensor, "B"]
-    mse: Float[Tensor, "B"]
+    error: Float[Tensor, "B"]
     vlb: Float[Tensor, "B"] | None = None
 
 
@@ -98,14 +104,14 @@ class Simple(Loss):
         """The terms for the net's output for the mean."""
         output, _ = model.parts(output, at.xt)
         target = model.target(at.x0, at.noise, at.t)
-        mse = (output - target).square().flatten(1).mean(1)
+        squared = (output - target).square().flatten(1).mean(1)
         if self.error == "l2":
-            error = mse
+            error = squared
         elif self.error == "l1":
             error = (output - target).abs().flatten(1).mean(1)
         else:
             error = F.huber_loss(output, target, reduction="none", delta=self.huber_delta).flatten(1).mean(1)
-        return Terms(self.weights(model, at.t).to(error.device) * error, mse.detach())
+        return Terms(self.weights(model, at.t).to(error.device) * error, squared.detach())
 
     def weights(self, model: Denoiser, t: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
         """The weight of the net's own error at each t, float32[B]."""
@@ -139,8 +145,8 @@ class Vlb(Loss):
     def terms(self, model: Denoiser, output: Float[Tensor, "B ..."], at: Noised) -> Terms:
         vlb = _vlb(model, model.read(output, at.xt, at.t, clip=False), at)
         with torch.no_grad():
-            mse = self.simple.terms(model, output, at).mse
-        return Terms(vlb, mse, vlb.detach())
+            error = self.simple.terms(model, output, at).error
+        return Terms(vlb, error, vlb.detach())
 
 
 @final
@@ -160,7 +166,31 @@ class Hybrid(Loss):
         seen = model.read(output, at.xt, at.t, clip=False)
         vlb = _vlb(model, Prediction(seen.x0.detach(), seen.eps.detach(), seen.variance_output), at)
         simple = self.simple.terms(model, output, at)
-        return Terms(simple.loss + self.weight * vlb, simple.mse, vlb.detach())
+        return Terms(simple.loss + self.weight * vlb, simple.error, vlb.detach())
+
+
+@final
+@dataclass(frozen=True)
+class CrossEntropy:
+    """−log p(y|x_t) of a classifier (Dhariwal & Nichol 2021, 4.1); its error is 1 or 0."""
+
+    def __call__(
+        self,
+        model: Classifier,
+        x0: Float[Tensor, "B *D"],
+        t: Int64[Tensor, "B"],
+        noise: Float[Tensor, "B *D"],
+        cond: Mapping[str, Any] = _NONE,
+    ) -> Terms:
+        """The terms for pictures x0 of classes cond["label"], noised to levels t ≥ 1 by standard normal noise."""
+        label = cond["label"]
+        logits = model.output(model.chain.q(x0, t).sample(noise), t).float()
+        wrong = (logits.argmax(1) != label).float()
+        return Terms(F.cross_entropy(logits, label, reduction="none"), wrong)
+
+
+Objective = Callable[..., Terms]
+"""(model, x0, t, noise, cond) → Terms: a Loss of a denoiser, or a classifier's CrossEntropy."""
 
 
 def _vlb(model: Denoiser, prediction: Prediction, at: Noised) -> Float[Tensor, "B"]:

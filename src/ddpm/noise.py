@@ -42,6 +42,9 @@ class Purpose(IntEnum):
     SPLIT = 9
     BOUND = 10
     BOUND_TIME = 11
+    LABEL_DROP = 12
+    KNOWN = 13
+    RENOISE = 14
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -16,23 +16,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ddpm.build import build_denoiser, build_net
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
-from ddpm.grids import NAME as GRIDS
 from ddpm.grids import Grid, choose_grid
+from ddpm.guide import UNGUIDED, Guide
 from ddpm.interpolation import LAMBDAS, Interpolation, Mode, brought, check_shares, interpolate
-from ddpm.nets.unet import check_size
+from ddpm.nets.levels import check_size
 from ddpm.noise import Purpose, uniform
 from ddpm.progressive import Completions, Progressive, completions, progressive
 from ddpm.samplers import make_sampler
 from ddpm.samples import Samples
-from ddpm.store import Description, Run, load_weights, open_checkpoint, sha256
+from ddpm.store import Description
 from ddpm.walks import Progress, Walks, pixels, ticks, usual_batch
 
-_ASSETS = Path(__file__).parent / "assets"
-EMBEDDED = {"fashion": _ASSETS / "fashion.safetensors"}
 _FILM_FRAMES, _FILM_PICTURES = 40, 64
+_LISTED = 20  # classes at the most in a message
 
 
 class Pipeline:
@@ -68,19 +66,25 @@ class Pipeline:
         """Where the net is."""
         return next(self.denoiser.net.parameters()).device
 
-    def class_number(self, label: str | int) -> int:
-        """The number of a class given by number or name."""
-        if not self.classes:
+    def class_number(self, label: str | int, guide: Guide = UNGUIDED) -> int:
+        """The number of a class given by number or name; of a guide's classifier where the model has none."""
+        classes = self._classes(guide)
+        if not classes:
             raise UserError(f"--class {label}: {self.name} was trained without classes")
         text = str(label)
-        if text in self.classes:
-            return self.classes.index(text)
-        if text.isdecimal() and int(text) < len(self.classes):
+        if text in classes:
+            return classes.index(text)
+        if text.isdecimal() and int(text) < len(classes):
             return int(text)
-        listed = ", ".join(f"{i} {name}" for i, name in enumerate(self.classes))
-        near = difflib.get_close_matches(text, self.classes, n=1)
+        listed = ", ".join(f"{i} {name}" for i, name in enumerate(classes[:_LISTED]))
+        listed += f" and {len(classes) - _LISTED:,} more" if len(classes) > _LISTED else ""
+        near = difflib.get_close_matches(text, classes, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"--class {label}: no such class; {hint}there are {listed}")
+
+    def _classes(self, guide: Guide) -> tuple[str, ...]:
+        """The classes that can be asked for: the model's, or those a classifier guides it to."""
+        return self.classes or (guide.by_classifier.classes if guide.by_classifier else ())
 
     def sample(
         self,
@@ -97,6 +101,8 @@ class Pipeline:
         frames: bool = False,
         progress: Progress | None = None,
         grid: str | Path = "even",
+        guide: Guide = UNGUIDED,
+        low: np.ndarray | None = None,
     ) -> Samples:
         """Pictures first … first + n − 1 of a seed; picture k is the same for any n and batch.
 
@@ -110,10 +116,13 @@ class Pipeline:
             progress: called with (steps done, steps in all).
             grid: "even"; "fitted", the levels of the least bound that `ddpm evaluate --metrics grid` found for the
                 run; or a grids.json.
+            guide: classifier-free guidance, or that of a classifier.
+            low: for an upsampler the small pictures to enlarge, uint8 [n, C, h, w].
         """
         check_count(n, first)
-        walks = self._walks(n, sampler, steps, eta, seed, size, batch, grid)
-        labels = self._labels(n, first, seed, label)
+        small = self._small(low, n)
+        walks = self._walks(n, sampler, steps, eta, seed, size, batch, grid, guide)
+        labels = self._labels(n, first, seed, label, guide)
         T = walks.model.chain.T
         wanted = {round(i * T / _FILM_FRAMES) for i in range(_FILM_FRAMES + 1)} | {T}
         drawn, kept = [], []
@@ -121,7 +130,8 @@ class Pipeline:
         for rows in walks.batches(n):
             noise = walks.noise(first, rows)
             x = noise(0)
-            for i, step in enumerate(walks.down(x, noise, None if labels is None else labels[rows])):
+            of, given = (None if one is None else one[rows] for one in (labels, small))
+            for i, step in enumerate(walks.down(x, noise, of, low=given)):
                 if frames and rows.start == 0 and i in wanted:
                     kept.append(pixels(x[:_FILM_PICTURES]))
                 x = step.x
@@ -131,7 +141,7 @@ class Pipeline:
                 kept.append(drawn[0][:_FILM_PICTURES])
         record = {**walks.about, "first": first}
         classes = None if labels is None else tuple(labels.tolist())
-        return Samples(np.concatenate(drawn), classes, self.classes, record, tuple(kept))
+        return Samples(np.concatenate(drawn), classes, self._classes(guide), record, tuple(kept))
 
     def progressive(
         self,
@@ -245,6 +255,7 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         batch: int | None = None,
         grid: str | Path = "even",
+        guide: Guide = UNGUIDED,
     ) -> Walks:
         """The walks of n pictures, and the record of how they are made."""
         if batch is not None and batch < 1:
@@ -260,8 +271,8 @@ class Pipeline:
         if steps is None:
             steps = min(50, self.denoiser.native.T) if sampler == "ddim" else self.denoiser.native.T
         model = self.denoiser.respace(levels or steps)
-        model.eval()
         height, width = size or self.size
+        model = model.guided(guide.guidance(self.name, self.description, (height, width), model.native.T)).eval()
         check_size((height, width), getattr(model.net, "stride", 1))
         about = {
             "model": self.name,
@@ -273,25 +284,47 @@ class Pipeline:
             **({"spec": steps.strip()} if isinstance(steps, str) else {}),
             **({"levels": [int(t) for t in steps]} if isinstance(steps, list) else {}),
             **({"grid": str(grid), "levels": list(levels)} if levels else {}),
+            **guide.about(),
         }
         shape = (self.description.config.data.channels, height, width)
         return Walks(model, method, seed, shape, min(n, batch or usual_batch(self.device, (height, width))), about)
 
-    def _labels(self, n: int, first: int, seed: int, label: Any) -> torch.Tensor | None:
+    def _labels(self, n: int, first: int, seed: int, label: Any, guide: Guide = UNGUIDED) -> torch.Tensor | None:
+        classes = self._classes(guide)
         if isinstance(label, (torch.Tensor, np.ndarray, np.integer)):
             label = label.tolist()
         if label is not None and not isinstance(label, (str, int)):
             if len(label) != n:
                 raise UserError(f"label: {len(label)} labels for {n} pictures; give one, or one for each")
-            return torch.tensor([self.class_number(one) for one in label])
+            return torch.tensor([self.class_number(one, guide) for one in label])
         if label is not None:
-            return torch.full((n,), self.class_number(label))
-        if not self.classes:
+            return torch.full((n,), self.class_number(label, guide))
+        if not classes:
             return None
-        frequencies = self.description.facts.frequencies or (1.0,) * len(self.classes)
+        frequencies = self.description.facts.frequencies or (1.0,) * len(classes)
         edges = torch.tensor(frequencies, dtype=torch.float64).cumsum(0)
         u = uniform(seed, Purpose.LABELS, torch.arange(first, first + n), 0)[:, 0]
-        return torch.searchsorted(edges, u * edges[-1], right=True).clamp_(max=len(self.classes) - 1)
+        return torch.searchsorted(edges, u * edges[-1], right=True).clamp_(max=len(classes) - 1)
+
+    def _small(self, low: np.ndarray | None, n: int) -> torch.Tensor | None:
+        """An upsampler's small pictures in [−1, 1]; UserError unless they are there just where they are needed."""
+        data = self.description.config.data
+        if self.description.config.train.task != "upsampler":
+            if low is not None:
+                raise UserError(f"{self.name}: is no upsampler; it takes no small pictures")
+            return None
+        if low is None:
+            raise UserError(
+                f"{self.name}: enlarges small pictures; give them with --low DATA, or draw them with "
+                f"ddpm sample BASE --upsample {self.name}"
+            )
+        wanted = (data.channels, *data.small)
+        if low.dtype != np.uint8 or low.shape != (n, *wanted):
+            raise UserError(
+                f"{self.name}: takes small pictures of {wanted[1]} x {wanted[2]} with {wanted[0]} channels, one "
+                f"for each of {n}; these are {low.dtype} {list(low.shape)}"
+            )
+        return torch.from_numpy(low).to(torch.float32) / 127.5 - 1.0
 
 
 def _several(t: int | Sequence[int]) -> list[int]:
@@ -307,80 +340,3 @@ def check_count(n: int, first: int) -> None:
         raise UserError(f"-n {n}: draw at least one picture")
     if first < 0:
         raise UserError(f"--first {first}: pictures are counted from 0")
-
-
-def load(model: str | Path, device: str | torch.device | None = None, weights: str = "ema") -> Pipeline:
-    """A run, a checkpoint of one, a .safetensors file, or an embedded name, as a Pipeline.
-
-    weights: of a run, "ema" (averaged) or "model" (as they are); a file is what it is. device: by default a GPU if
-    there is one. Of a run the newest whole checkpoint is taken; damaged ones are named in `Pipeline.notes`.
-    """
-    path, notes = find(model, weights)
-    state, description = load_weights(path)
-    net = build_net(description.config, len(description.facts.classes))
-    try:
-        net.load_state_dict({key: value.float() for key, value in state.items()})
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path}: its weights are not those of the net it describes ({reason})") from None
-    place = pick_device(device)
-    net = net.to(place, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-    name = Path(model).resolve().name.removesuffix(".safetensors") or str(model)
-    denoiser = build_denoiser(description.config, net)
-    pipeline = Pipeline(denoiser, description, name, sha256(path)[:16], grids_path(model))
-    pipeline.notes += notes
-    return pipeline
-
-
-def grids_path(model: str | Path) -> Path | None:
-    """Where the run that MODEL is, or is a checkpoint of, keeps its fitted grids; None for what is no run's."""
-    path = Path(model)
-    if (path / "state.json").is_file():
-        return path.resolve().parent.parent / GRIDS
-    return path / GRIDS if path.is_dir() else None
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, else the best one; UserError if it is not here."""
-    try:
-        place = torch.device(device) if device else best_device()
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {device}: there is no such device here; take cpu, or leave it out") from None
-    return place
-
-
-def best_device() -> torch.device:
-    """CUDA, else Apple's, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def find(model: str | Path, weights: str = "ema") -> tuple[Path, list[str]]:
-    """The weights file a model's name stands for, and what to say about it."""
-    if weights not in ("ema", "model"):
-        raise UserError(f"--weights {weights}: takes ema or model")
-    path = Path(model)
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise UserError(f"{path}: not a model; give a run's folder or a .safetensors file")
-        return path, []
-    if (path / "state.json").is_file():
-        return open_checkpoint(path).folder / f"{weights}.safetensors", []
-    if path.is_dir():
-        run = Run(path)
-        run.description()
-        checkpoint, damaged = run.newest()
-        notes = [f"{line}; an older checkpoint is used" for line in damaged]
-        if checkpoint is None:
-            reason = "; ".join(damaged) or "it was stopped before its first one"
-            raise UserError(f"{path}: this run has no whole checkpoint ({reason})")
-        return checkpoint.folder / f"{weights}.safetensors", notes
-    if str(model) in EMBEDDED:
-        return EMBEDDED[str(model)], []
-    runs = [str(p.parent) for p in Path("runs").glob("*/config.json")]
-    names = [*EMBEDDED, *runs]
-    near = difflib.get_close_matches(str(model), names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-    raise UserError(f"{model}: there is no such file, folder or embedded model; {hint}")

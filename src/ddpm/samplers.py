@@ -84,7 +84,7 @@ class DDIM(Sampler[None]):
     def step(
         self, model: Denoiser, xt: Tensor, t: int, s: int, state: None, noise: Noise, **cond: Any
     ) -> tuple[Tensor, Prediction, None]:
-        prediction = model(xt, t, **cond)
+        prediction = model.shifted(xt, t, model(xt, t, **cond))
         if s == 0:
             return prediction.x0, prediction, None
         alpha, sigma = model.chain.alpha(s, xt), model.chain.sigma(s, xt)

@@ -18,8 +18,8 @@ from ddpm.build import build_net
 from ddpm.config import Config
 from ddpm.denoiser import LEARNED
 from ddpm.errors import UserError
-from ddpm.pipeline import find
-from ddpm.store import Description, load_weights
+from ddpm.loading import opened
+from ddpm.store import Description
 
 _FREE = {"net.dropout", "denoiser.variance", "denoiser.clip"}  # may be other than the model's
 
@@ -35,8 +35,8 @@ class Origin:
 
 def open_origin(model: str) -> Origin:
     """Of MODEL (a run, a file, an embedded name) the averaged weights; UserError if there is no such model."""
-    weights, description = load_weights(find(model)[0])
-    return Origin(model, {key: value.float() for key, value in weights.items()}, description)
+    found = opened(model)
+    return Origin(model, found.weights, found.description)
 
 
 def settings(origin: Origin, asked: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -85,9 +85,15 @@ class Walks:
         noise: Noise,
         label: Int64[Tensor, "B"] | None,
         start: int | None = None,
+        low: Float[Tensor, "B C h w"] | None = None,
     ) -> Iterator[Step]:
-        """The steps from x, at the top or at level `start` of the grid, to t = 0."""
+        """The steps from x, at the top or at level `start` of the grid, to t = 0.
+
+        low: the small pictures an upsampler enlarges.
+        """
         cond = {} if label is None else {"label": label.to(self.device)}
+        if low is not None:
+            cond["low"] = low.to(self.device)
         return walk(self.model, self.sampler, x, noise, start, **cond)
 
 

@@ -37,7 +37,7 @@ def check_data(
     """Exit status: 0, or 2 where nothing could be trained."""
     from ddpm.data import open_sources
     from ddpm.data.survey import survey
-    from ddpm.pipeline import pick_device
+    from ddpm.loading import pick_device
     from ddpm.plan import DEFAULT_BUDGET, parse_duration
 
     # What is asked for wrongly is refused before anything is looked at.

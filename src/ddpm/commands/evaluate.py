@@ -142,8 +142,8 @@ def main(arguments: Sequence[str]) -> int:
     options = read(Options, "evaluate", arguments, _DESCRIPTION)
     metrics = parse_metrics(options.metrics)
     check(options)
+    from ddpm.loading import load
     from ddpm.memory import keep_freed_memory
-    from ddpm.pipeline import load
 
     keep_freed_memory()
     out = console()

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _found(model: str) -> tuple[Path, list[str]]:
     """The weights of a model and notes about them; UserError also says what else `ddpm info` takes."""
-    from ddpm.pipeline import find
+    from ddpm.loading import find
 
     try:
         return find(model)
@@ -125,7 +125,7 @@ def parameters(config: Config, classes: int) -> int:
     import torch
 
     from ddpm.build import build_net
-    from ddpm.nets.unet import check_size
+    from ddpm.nets.levels import check_size
 
     with torch.device("meta"):
         net = build_net(config, classes)

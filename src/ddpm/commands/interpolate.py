@@ -64,8 +64,8 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "interpolate", arguments, _DESCRIPTION)
     from ddpm.interpolation import LAMBDAS, MADE
+    from ddpm.loading import load
     from ddpm.memory import keep_freed_memory
-    from ddpm.pipeline import load
     from ddpm.samples import check_out
 
     keep_freed_memory()

@@ -41,6 +41,8 @@ _SHORT = {
     "compile": "train.compile",
     "checkpoint_activations": "train.checkpoint_activations",
     "init_from": "train.init_from",
+    "task": "train.task",
+    "label_drop": "train.label_drop",
     "trackers": "train.trackers",
 }
 
@@ -79,6 +81,10 @@ class PlanOptions:
     """Colour behind transparency and padding: a name or #rrggbb."""
     init_from: Annotated[str | None, unset("MODEL", "fresh weights")] = None
     """Fine-tune: start from the weights of a run, a file, or an embedded model."""
+    task: Annotated[Literal["image", "classifier", "upsampler"] | None, unset("TASK", "image")] = None
+    """A model of pictures, a classifier of noisy ones that guides it, or an upsampler of its pictures."""
+    label_drop: Annotated[float | None, unset("SHARE", "0")] = None
+    """Share of labels left out, which classifier-free guidance needs: 0.1."""
     precision: Annotated[Literal["no", "bf16", "fp16"] | None, unset("no|bf16|fp16", "bf16 on a GPU")] = None
     """Mixed precision."""
     compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -131,7 +137,7 @@ def accelerator_for(options: PlanOptions, given: dict[str, Any], run: Path | Non
 
     run: the folder that trackers write into.
     """
-    from ddpm.pipeline import pick_device
+    from ddpm.loading import pick_device
     from ddpm.plan import precision
 
     check_device(options.device)
@@ -148,7 +154,7 @@ def make_accelerator(
     import accelerate
 
     from ddpm.commands.track import check_trackers, place
-    from ddpm.pipeline import pick_device
+    from ddpm.loading import pick_device
 
     check_device(device)
     pick_device(device)

@@ -106,7 +106,7 @@ def find_chain(name: str, steps: int) -> Chain:
     """The chain of a schedule (with that many steps), a preset or a model; an existing path comes first."""
     from ddpm.build import build_chain
     from ddpm.chain import make_chain
-    from ddpm.pipeline import find
+    from ddpm.loading import find
     from ddpm.store import Run, load_weights
 
     if not Path(name).exists():
@@ -138,7 +138,7 @@ def find_chain(name: str, steps: int) -> Chain:
 def respaced(name: str, chain: Chain, spec: str) -> Chain:
     """The levels that --respace SPEC keeps of the chain that goes by a name."""
     from ddpm.grids import choose_grid
-    from ddpm.pipeline import grids_path
+    from ddpm.loading import grids_path
 
     which, _, steps = spec.strip().rpartition(":")
     if not which and (steps == "fitted" or steps.endswith(".json")):
@@ -236,7 +236,7 @@ def _fitted(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
 def grid_notes(options: Schedule) -> list[str]:
     """What there is to say of fitted grids that are drawn with another model than they were fitted to."""
     from ddpm.grids import choose_grid
-    from ddpm.pipeline import find, grids_path
+    from ddpm.loading import find, grids_path
     from ddpm.store import load_weights, sha256
 
     notes: dict[str, None] = {}

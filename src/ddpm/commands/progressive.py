@@ -56,8 +56,9 @@ def main(arguments: Sequence[str]) -> int:
     if share is not None and options.shown is not None:
         raise UserError(f"--shown {options.shown}: belongs to the walks; with --share the rows are its levels")
     from ddpm.draw.plots import check_path, write
+    from ddpm.loading import load
     from ddpm.memory import keep_freed_memory
-    from ddpm.pipeline import check_count, load
+    from ddpm.pipeline import check_count
 
     check_count(options.n, options.first)
     keep_freed_memory()

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ddpm.commands.guiding import GuideOptions, guide_of
 from ddpm.commands.options import console, parse_size, progress, read, unset
 
 _DESCRIPTION = "Draws pictures from a model: a grid, single PNGs, and a film of the walk from noise to picture."
@@ -45,12 +46,14 @@ class Options:
     """Folder written."""
     film: bool = True
     """Also write film.webp."""
+    guide: Annotated[GuideOptions, tyro.conf.arg(name="")] = GuideOptions()
 
 
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "sample", arguments, _DESCRIPTION)
+    from ddpm.loading import load
     from ddpm.memory import keep_freed_memory
-    from ddpm.pipeline import check_count, load
+    from ddpm.pipeline import check_count
     from ddpm.samples import check_out
 
     check_count(options.n, 0)
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         model.fitted(options.steps, options.grid)  # what there is to say of it is said before time is spent
     for note in model.notes:
         out.print(f"note: {note}")
+    guide = guide_of(options.guide, model.device)
     folder = check_out(options.out or Path("samples") / model.name)
     replaced = folder.is_dir() and any(folder.iterdir())
     start = time.perf_counter()
@@ -77,6 +81,7 @@ def main(arguments: Sequence[str]) -> int:
             frames=options.film,
             progress=advance,
             grid=options.grid,
+            guide=guide,
         )
     seconds = time.perf_counter() - start
     samples.save(folder)

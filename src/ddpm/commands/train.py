@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from ddpm.report import Material
     from ddpm.store import Checkpoint, Description, Run
-    from ddpm.train import Trainer
+    from ddpm.trainer import Trainer
 
 _DESCRIPTION = (
     "Trains a model on pictures. With nothing but DATA it picks size, net, batch and rate for the data and this "
@@ -88,7 +88,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if planned.obstacles:
         raise UserError(planned.obstacles[0])
-    from ddpm.train import Trainer, facts
+    from ddpm.train import facts
+    from ddpm.trainer import Trainer
 
     held_out = None if held is None else decoded(held, config, out)
     weights = _weights(config, pictures.classes, out) if config.train.init_from else None
@@ -113,7 +114,7 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
     from ddpm.data import open_sources
     from ddpm.memory import keep_freed_memory
     from ddpm.store import Run
-    from ddpm.train import Trainer
+    from ddpm.trainer import Trainer
 
     keep_freed_memory()
     if options.out is None and not options.data:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ddpm.nets.unet import heads_at
+from ddpm.nets.levels import heads_at
 
 # Their key, with # for a number, and ours: {0}, {1} … stand for the numbers in turn.
 _TABLE = {

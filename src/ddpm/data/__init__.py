@@ -12,6 +12,7 @@ from ddpm.data.holdout import open_sources
 from ddpm.data.opening import open_source
 from ddpm.data.order import Order, check_batch
 from ddpm.data.pictures import Pictures, to_uint8
+from ddpm.data.smaller import smaller
 from ddpm.data.source import Look, Source
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "load",
     "open_source",
     "open_sources",
+    "smaller",
     "to_uint8",
 ]

@@ -1,7 +1,7 @@
-"""The parts of the U-Net: residual block, self-attention, down- and upsampling, time embedding.
+"""The parts of the nets: residual block, self-attention, down- and upsampling, time embedding, attention pooling.
 
-Where they stand is the same in Ho et al.'s net (2020, appendix B) and in OpenAI's (Nichol & Dhariwal 2021); the
-style says whose details a part has:
+Where they stand is the same in Ho et al.'s net (2020, appendix B) and in OpenAI's (Nichol & Dhariwal 2021,
+Dhariwal & Nichol 2021); the style says whose details a part has:
 
                            ho                                       openai
     initialisation         variance scaling over the mean of fan-   torch's own: uniform, by fan-in
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 Style = Literal["ho", "openai"]
 Order = Literal["legacy", "split"]
+Resampling = Literal["none", "down", "up"]
 L = TypeVar("L", nn.Conv2d, nn.Linear)
 
 
@@ -84,6 +85,9 @@ class ResBlock(nn.Module):
 
     n = norm(h + W·emb)                                 (Ho et al. 2020)
     n = norm(h)·(1 + a) + b,  a | b = W·emb             with scale_shift (Nichol & Dhariwal 2021, appendix A)
+
+    resampling "down" or "up" makes it BigGAN's (Brock et al. 2019; Dhariwal & Nichol 2021, section 3): x, and
+    silu(norm(x)) before the convolution, are averaged over cells of 2 x 2, or repeated to fill them.
     """
 
     def __init__(
@@ -95,9 +99,10 @@ class ResBlock(nn.Module):
         dropout: float,
         style: Style = "ho",
         scale_shift: bool = False,
+        resampling: Resampling = "none",
     ):
         super().__init__()
-        self.scale_shift = scale_shift
+        self.scale_shift, self.resampling = scale_shift, resampling
         self.norm1 = norm(inputs, groups, style)
         self.conv1 = conv(inputs, outputs, style)
         self.embed = linear(embedding, 2 * outputs if scale_shift else outputs, style)
@@ -108,7 +113,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"], emb: Float[Tensor, "B E"]) -> Float[Tensor, "B K H W"]:
         """emb has been through SiLU once for all blocks."""
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(self._resampled(F.silu(self.norm1(x))))
         by_time = self.embed(emb)[:, :, None, None]
         if self.scale_shift:
             scale, shift = by_time.chunk(2, dim=1)
@@ -116,8 +121,13 @@ class ResBlock(nn.Module):
         else:
             h = self.norm2(h + by_time)
         h = self.conv2(self.dropout(F.silu(h)))
-        out: Tensor = self.shortcut(x) + h
+        out: Tensor = self.shortcut(self._resampled(x)) + h
         return out
+
+    def _resampled(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        if self.resampling == "down":
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.resampling == "up" else x
 
 
 class Attention(nn.Module):
@@ -139,14 +149,38 @@ class Attention(nn.Module):
         self.out = zero(linear(channels, channels, style))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        places = self.norm(x).flatten(2).transpose(1, 2)  # [B, H·W, C]
-        if self.order == "legacy":
-            qkv = self.qkv(places).unflatten(2, (self.heads, 3, -1)).permute(3, 0, 2, 1, 4)
-        else:
-            qkv = self.qkv(places).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # each [B, heads, H·W, C/heads]
-        h = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        h = self.out(attend(self.qkv(self.norm(x).flatten(2).transpose(1, 2)), self.heads, self.order))
         out: Tensor = x + h.transpose(1, 2).reshape(x.shape)
+        return out
+
+
+def attend(qkv: Float[Tensor, "B N C3"], heads: int, order: Order) -> Float[Tensor, "B N C"]:
+    """What N places make of each other: softmax(q·k/√(C/heads))·v of each head; C3 is 3·C."""
+    if order == "legacy":
+        parts = qkv.view(*qkv.shape[:2], heads, 3, -1).permute(3, 0, 2, 1, 4)
+    else:
+        parts = qkv.view(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+    q, k, v = parts.unbind(0)  # each [B, heads, N, C/heads]
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class AttentionPool(nn.Module):
+    """What the mean of all places attends to, as one vector (Radford et al. 2021; Dhariwal & Nichol 2021, 4.1).
+
+    Places have an embedding each, so the picture's size is fixed. The order of qkv is "split".
+    """
+
+    def __init__(self, channels: int, places: int, heads: int, outputs: int, style: Style = "openai"):
+        super().__init__()
+        self.heads = heads
+        self.position = nn.Parameter(torch.randn(places + 1, channels) / channels**0.5)
+        self.qkv = linear(channels, 3 * channels, style)
+        self.out = linear(channels, outputs, style)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        places = x.flatten(2).transpose(1, 2)
+        places = torch.cat([places.mean(1, keepdim=True), places], dim=1) + self.position
+        out: Tensor = self.out(attend(self.qkv(places), self.heads, "split")[:, 0])
         return out
 
 
@@ -158,7 +192,8 @@ class Downsample(nn.Module):
         self.uneven = style == "ho"
         self.conv = conv(channels, channels, style, stride=2, padding=0 if self.uneven else 1)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+    def forward(self, x: Float[Tensor, "B C H W"], emb: Float[Tensor, "B E"]) -> Float[Tensor, "B C h w"]:
+        """emb is what a residual block in its place would take."""
         out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.uneven else x)
         return out
 
@@ -170,6 +205,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = conv(channels, channels, style)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+    def forward(self, x: Float[Tensor, "B C H W"], emb: Float[Tensor, "B E"]) -> Float[Tensor, "B C h w"]:
+        """emb is what a residual block in its place would take."""
         out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out

@@ -9,7 +9,7 @@ import torch
 from ddpm.config import Config
 from ddpm.plan.choosing import FEW, usual_batch
 from ddpm.plan.decisions import Choices
-from ddpm.train import ema_decay
+from ddpm.trainer import ema_decay
 from ddpm.units import duration
 
 PREVIEWS = 10

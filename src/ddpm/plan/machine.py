@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ddpm.build import build_net
 from ddpm.config import Config
 from ddpm.data import Pictures
-from ddpm.nets import UNet
-from ddpm.train import Trainer
+from ddpm.nets import Encoder, UNet
+from ddpm.trainer import Trainer
 
 MEASURED_SECONDS = 6.0
 _MEASURED_SHARE = 0.02  # of a training with a fixed number of steps
@@ -58,7 +58,7 @@ def count(config: Config, classes: int) -> Load:
     return Load(sum(p.numel() for p in net.parameters()), two - one, flops)
 
 
-def _kept(net: UNet, config: Config, classes: int, pictures: int) -> tuple[int, int]:
+def _kept(net: UNet | Encoder, config: Config, classes: int, pictures: int) -> tuple[int, int]:
     """Bytes of the tensors that a forward pass keeps besides the weights, and its operations."""
     weights = {p.untyped_storage()._cdata for p in net.parameters()}
     kept: dict[int, Tensor] = {}
@@ -71,10 +71,14 @@ def _kept(net: UNet, config: Config, classes: int, pictures: int) -> tuple[int, 
 
     x = torch.empty(pictures, config.data.channels, *config.data.size, device="meta")
     t = torch.empty(pictures, device="meta")
-    label = torch.empty(pictures, dtype=torch.int64, device="meta") if classes else None
+    cond = {}
+    if classes and isinstance(net, UNet):
+        cond["label"] = torch.empty(pictures, dtype=torch.int64, device="meta")
+    if config.train.task == "upsampler":
+        cond["low"] = torch.empty(pictures, config.data.channels, *config.data.small, device="meta")
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), counter:
-        net(x, t, label)
+        net(x, t, **cond)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), counter.get_total_flops()
 
 

@@ -29,7 +29,7 @@ from ddpm.plan.machine import (
 from ddpm.preview import PREVIEW_STEPS, preview_layout
 from ddpm.report.compose import GLANCE_SAMPLES, GLANCE_STEPS
 from ddpm.report.looks import MOST_CLASSES
-from ddpm.train import HELD_OUT
+from ddpm.trainer import HELD_OUT
 from ddpm.units import amount, counted, duration
 
 DEFAULT_BUDGET = 3600.0

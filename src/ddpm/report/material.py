@@ -13,7 +13,8 @@ from ddpm.data import Pictures
 from ddpm.data.stream import Streamed
 from ddpm.draw.charts import Series
 from ddpm.errors import UserError
-from ddpm.pipeline import Pipeline, load
+from ddpm.loading import load
+from ddpm.pipeline import Pipeline
 from ddpm.report import looks
 from ddpm.report.advice import number
 from ddpm.store import Description, Run
