@@ -29,26 +29,46 @@ LISTED = {
     "iddpm-imagenet64-simple": ("64 x 64", "121,060,483", "128", "1,500,000"),
     "iddpm-imagenet64-hybrid": ("64 x 64", "121,063,942", "128", "1,500,000", "19.20*"),
     "iddpm-imagenet64-vlb": ("64 x 64", "121,063,942", "128", "1,500,000", "40.10*"),
-    "iddpm-imagenet64-cond": ("64 x 64", "273,049,350", "2048", "250,000", "2.92"),
+    "iddpm-imagenet64-cond": ("64 x 64", "1,000", "273,049,350", "2048", "250,000", "2.92"),
+    "iddpm-imagenet256-upsampler": ("64 -> 256", "1,000", "279,792,390", "256", "500,000"),
+    "iddpm-lsun-bedroom256": ("256 x 256", "113,676,678", "128", "1,200,000"),
+    # Dhariwal & Nichol 2021, tables 4 and 5, appendix I; parameters as counted by hand in test_presets.py.
+    "adm-lsun-bedroom256": ("256 x 256", "552,814,086", "256", "500,000", "1.90"),
+    "adm-lsun-cat256": ("256 x 256", "552,814,086", "256", "200,000", "5.57"),
+    "adm-lsun-horse256": ("256 x 256", "552,814,086", "256", "250,000", "2.57"),
+    "adm-lsun-horse256-nodropout": ("256 x 256", "552,814,086", "256", "250,000", "2.95"),
+    "adm-imagenet64": ("64 x 64", "1,000", "295,904,454", "2048", "540,000", "2.07"),
+    "adm-imagenet128": ("128 x 128", "1,000", "421,529,606", "256", "4,360,000", "5.91"),
+    "adm-imagenet256": ("256 x 256", "1,000", "553,838,086", "256", "1,980,000", "10.94"),
+    "adm-imagenet256-uncond": ("256 x 256", "552,814,086", "256", "1,980,000", "26.21"),
+    "adm-imagenet512": ("512 x 512", "1,000", "558,997,638", "256", "1,940,000", "23.24"),
+    "adm-imagenet256-upsampler": ("64 -> 256", "1,000", "311,795,910", "256", "500,000", "7.49"),
+    "adm-imagenet512-upsampler": ("128 -> 512", "1,000", "308,835,270", "256", "1,050,000", "9.96"),
+    "adm-imagenet64-classifier": ("64 x 64", "1,000", "65,438,568", "1024", "300,000"),
+    "adm-imagenet128-classifier": ("128 x 128", "1,000", "42,568,040", "256", "300,000"),
+    "adm-imagenet256-classifier": ("256 x 256", "1,000", "54,096,360", "256", "500,000"),
+    "adm-imagenet512-classifier": ("512 x 512", "1,000", "54,448,360", "256", "500,000"),
 }
 
 
 def test_presets_are_listed_with_size_and_origin(capsys):
     assert main(["info", "presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = {line.split()[0]: line for line in lines[1:-1]}
+    rows = {line.split()[0]: line for line in lines[1:-2]}
     assert set(rows) == set(LISTED) == set(PRESETS) == set(ORIGINS)
     for name, cells in LISTED.items():
         found = " ".join(rows[name].split())
-        paper = "Nichol & Dhariwal 2021" if name.startswith("iddpm") else "Ho et al. 2020"
+        papers = {"iddpm": "Nichol & Dhariwal 2021", "adm": "Dhariwal & Nichol 2021"}
+        paper = papers.get(name.partition("-")[0], "Ho et al. 2020")
         assert found == " ".join([name, *cells, f"{paper}, {ORIGINS[name].where}"])
     # columns stand under their headings, figures below each other with or without a star
-    starts = {max(line.find("Ho et al."), line.find("Nichol &")) for line in rows.values()}
+    starts = {line.index(ORIGINS[name].paper) for name, line in rows.items()}
     assert starts == {lines[0].index("origin")}
-    figures = [(rows[name], cells[4]) for name, cells in LISTED.items() if len(cells) == 5]
+    figures = [(rows[name], cells[-1]) for name, cells in LISTED.items() if "." in cells[-1]]
     ends = {line.index(fid) + len(fid.rstrip("*")) for line, fid in figures}
     assert ends == {lines[0].index("FID") + 2}
-    assert lines[-1].startswith("FID: the paper's, of 50,000 samples, * of 10,000;")
+    assert lines[-2].startswith("FID: the paper's, without guidance, of 50,000 samples, * of 10,000;")
+    assert lines[-1].endswith("Train one with: ddpm train DATA --preset NAME")
 
 
 def test_a_preset_with_classes_is_counted_with_them(capsys):
