@@ -21,6 +21,15 @@ COMMANDS = {
     "evaluate": ("ddpm.commands.evaluate", "measure a model: ddpm evaluate MODEL --reference DATA --metrics nll"),
     "progressive": ("ddpm.commands.progressive", "draw pictures coming into being: ddpm progressive MODEL"),
     "interpolate": ("ddpm.commands.interpolate", "draw what is between two pictures: ddpm interpolate MODEL A B"),
+    "inpaint": (
+        "ddpm.commands.inpaint",
+        "paint a part of a picture anew: ddpm inpaint MODEL PICTURE --mask centre",
+    ),
+    "img2img": ("ddpm.commands.img2img", "draw a picture again, from noise: ddpm img2img MODEL PICTURE --t 400"),
+    "convert": (
+        "ddpm.commands.convert",
+        "from other projects' files, and to them: ddpm convert SRC DST --to openai",
+    ),
     "info": ("ddpm.commands.info", "show what a model, run or preset is: ddpm info MODEL"),
     "report": ("ddpm.commands.report", "show a run as one page, or follow it: ddpm report RUN --follow"),
     "plot": ("ddpm.commands.plot", "draw the forward process or the schedules: ddpm plot forward PICTURE"),
@@ -34,7 +43,7 @@ usage: ddpm COMMAND ...            ddpm COMMAND --help shows a command's options
 
 DATA is a folder, .zip or .tar of pictures (sub-folders are classes), a list of them (CSV, JSON), a .npz or
 .npy array, IDX or parquet files, hub:org/name, or the embedded set `fashion`. MODEL is a run's folder, a
-.safetensors file, or the embedded model `fashion`.
+.safetensors file, the embedded model `fashion`, or another project's: OpenAI's .pt, a folder of diffusers.
 
   ddpm sample fashion              pictures from the embedded model, in seconds
   ddpm train fashion --budget 3m   a model of your own, in three minutes

@@ -7,13 +7,18 @@ classifier = ddpm.load_classifier("runs/flowers-classifier")
 from __future__ import annotations
 
 import difflib
+import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddpm.build import build_classifier, build_denoiser, build_net
+from ddpm.convert.foreign import files, is_foreign, read_foreign
 from ddpm.errors import UserError
 from ddpm.grids import NAME as GRIDS
 from ddpm.guide import NoisyClassifier
@@ -22,13 +27,15 @@ from ddpm.store import Description, Run, load_weights, open_checkpoint, sha256
 
 _ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = {"fashion": _ASSETS / "fashion.safetensors"}
+EXPORTED = "model.safetensors"  # in a folder that ddpm convert --to ddpm wrote
 
 
 @dataclass(frozen=True)
 class Opened:
     """A model as it lies on disk: its weights, what they are, and where they were found.
 
-    checkpoint: the first 16 digits of the file's SHA-256. notes: what there is to say, as damaged checkpoints.
+    checkpoint: the first 16 digits of the file's SHA-256; of several files that it takes together, of all of them.
+    notes: what there is to say, as damaged checkpoints. kind: whose format it is in.
     """
 
     weights: dict[str, Tensor]
@@ -37,19 +44,53 @@ class Opened:
     path: Path
     checkpoint: str
     notes: tuple[str, ...]
+    kind: str = "ddpm"
 
 
-def opened(model: str | Path, weights: str = "ema") -> Opened:
-    """A run, a checkpoint of one, a .safetensors file, or an embedded name; UserError if it is none.
+def opened(model: str | Path, weights: str = "ema", given: Mapping[str, Any] | None = None) -> Opened:
+    """A run, a checkpoint of one, a .safetensors file, an exported folder, another project's model (see
+    `convert.foreign`), or an embedded name; UserError if it is none.
 
     weights: of a run, "ema" (averaged) or "model" (as they are); a file is what it is. Of a run the newest whole
-    checkpoint is taken.
+    checkpoint is taken. given: what another project's files cannot say, as `read_foreign` takes it; None where
+    there is no way to give it, so that an error names one.
     """
+    check_weights(weights)
+    path, name = Path(model), _name(model)
+    try:
+        foreign = read_foreign(path, given or {}, weights)
+    except UserError as error:
+        if given is not None or not re.search(r"--\w+\.\w", str(error)):
+            raise
+        raise UserError(f"{error}; these are options of: ddpm convert {model} NEW --to ddpm") from None
+    if foreign is not None:
+        taken = (path, checksum(files(path)), foreign.notes, foreign.kind)
+        return Opened(foreign.weights, foreign.description, name, *taken)
     path, notes = find(model, weights)
+    if given:
+        raise UserError(f"--{next(iter(given)).replace('_', '-')}: {model} says itself what it is; leave it out")
     state, description = load_weights(path)
-    name = Path(model).resolve().name.removesuffix(".safetensors") or str(model)
     plain = {key: value.float() for key, value in state.items()}
-    return Opened(plain, description, name, path, sha256(path)[:16], tuple(notes))
+    return Opened(plain, description, name, path, checksum([path]), tuple(notes))
+
+
+def check_weights(weights: str) -> None:
+    """UserError for weights that no run has."""
+    if weights not in ("ema", "model"):
+        raise UserError(f"--weights {weights}: takes ema or model")
+
+
+def checksum(paths: list[Path]) -> str:
+    """The first 16 digits of a file's SHA-256, or of those of several."""
+    sums = [sha256(path) for path in paths]
+    return (sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest())[:16]
+
+
+def _name(model: str | Path) -> str:
+    """What a model is called: its folder, or its file without the suffix."""
+    path = Path(model).resolve()
+    plain = path.stem if path.suffix in (".safetensors", ".pt", ".pth", ".npz") else path.name
+    return plain or str(model)
 
 
 def load(model: str | Path, device: str | torch.device | None = None, weights: str = "ema") -> Pipeline:
@@ -60,10 +101,15 @@ def load(model: str | Path, device: str | torch.device | None = None, weights: s
             f"{found.name}: is a classifier, which guides a model of pictures: ddpm sample MODEL "
             f"--classifier {model}"
         )
+    return pipeline(found, device, grids_path(model))
+
+
+def pipeline(found: Opened, device: str | torch.device | None = None, grids: Path | None = None) -> Pipeline:
+    """A model that has been opened as a Pipeline; grids: where its run keeps its fitted grids."""
     denoiser = build_denoiser(found.description.config, _net(found, device))
-    pipeline = Pipeline(denoiser, found.description, found.name, found.checkpoint, grids_path(model))
-    pipeline.notes += found.notes
-    return pipeline
+    made = Pipeline(denoiser, found.description, found.name, found.checkpoint, grids)
+    made.notes += found.notes
+    return made
 
 
 def load_classifier(
@@ -77,8 +123,31 @@ def load_classifier(
             f"--classifier {model}: is a model of pictures; train a classifier with ddpm train DATA "
             "--task classifier"
         )
-    made = build_classifier(config, _net(found, device)).eval()
+    return classifier(found, device)
+
+
+def classifier(found: Opened, device: str | torch.device | None = None) -> NoisyClassifier:
+    """A classifier that has been opened."""
+    made = build_classifier(found.description.config, _net(found, device)).eval()
     return NoisyClassifier(made, found.description, found.name, found.checkpoint)
+
+
+def check_fits(found: Opened) -> None:
+    """UserError unless the weights are, by names and shapes, those of the net that is described."""
+    with torch.device("meta"):
+        net = build_net(found.description.config, len(found.description.facts.classes))
+    wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    there = {key: tuple(value.shape) for key, value in found.weights.items()}
+    wrong = [key for key in {**wanted, **there} if wanted.get(key) != there.get(key)]
+    if wrong:
+        lacks = (
+            "is missing"
+            if wrong[0] not in there
+            else "has no place in it"
+            if wrong[0] not in wanted
+            else "differs"
+        )
+        raise UserError(f"{found.path}: its weights are not those of the net it describes ({wrong[0]} {lacks})")
 
 
 def _net(found: Opened, device: str | torch.device | None) -> torch.nn.Module:
@@ -99,7 +168,12 @@ def grids_path(model: str | Path) -> Path | None:
     path = Path(model)
     if (path / "state.json").is_file():
         return path.resolve().parent.parent / GRIDS
-    return path / GRIDS if path.is_dir() else None
+    return path / GRIDS if is_run(path) else None
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run's folder, rather than one of another kind."""
+    return path.is_dir() and not is_foreign(path) and Run(path).exists()
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -120,16 +194,20 @@ def best_device() -> torch.device:
 
 
 def find(model: str | Path, weights: str = "ema") -> tuple[Path, list[str]]:
-    """The weights file a model's name stands for, and what to say about it."""
-    if weights not in ("ema", "model"):
-        raise UserError(f"--weights {weights}: takes ema or model")
+    """The weights file that the name of a model of ours stands for, and what to say about it."""
+    check_weights(weights)
     path = Path(model)
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise UserError(f"{path}: not a model; give a run's folder or a .safetensors file")
+            raise UserError(
+                f"{path}: not a model; give a run's folder or a .safetensors file, or a model of OpenAI's, "
+                "diffusers' or Ho et al.'s"
+            )
         return path, []
     if (path / "state.json").is_file():
         return open_checkpoint(path).folder / f"{weights}.safetensors", []
+    if (path / EXPORTED).is_file() and not Run(path).exists():
+        return path / EXPORTED, []
     if path.is_dir():
         run = Run(path)
         run.description()

@@ -99,7 +99,7 @@ class Case:
     @property
     def weights(self) -> str:
         """Which weights of a run are measured; a file's are what they are."""
-        return self.options.weights if Path(self.options.model).is_dir() else "as in the file"
+        return "as in the file" if self.model.grids is None else self.options.weights
 
     def about(self, n: int) -> dict[str, Any]:
         """What a result over n pictures says of where it comes from."""
@@ -118,6 +118,7 @@ class Case:
                 "pictures": total,
                 "size": list(reference.pictures.size),
                 "channels": reference.pictures.channels,
+                **({} if reference.small is None else {"given_small": list(reference.small)}),
                 "notes": list(reference.notes),
             },
             "pictures": n,
@@ -131,7 +132,10 @@ class Case:
         """The pictures, in words."""
         total = len(self.reference)
         spread = f", evenly spread over its {total:,}" if n < total else ""
-        return f"{counted(n, 'picture')} of {self.reference.name}{spread}"
+        given = ""
+        if (small := self.reference.small) is not None:
+            given = f", each given what it is in {small[0]} x {small[1]}"
+        return f"{counted(n, 'picture')} of {self.reference.name}{spread}{given}"
 
     def caption(self, n: int, of: str, variance: str) -> str:
         """What a figure over n pictures says of where it comes from."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
+
+    from ddpm.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,42 @@ def numbered(data: str, number: int, asked: str, known: Collection[str] = ()) ->
         raise UserError(f"{asked}: {data} has the pictures 0 to {len(source) - 1}")
     of_class = None if source.labels is None else source.classes[source.labels[number]]
     return Chosen(partial(source.opened, number), of_class)
+
+
+@contextmanager
+def opened(text: str, chosen: Chosen) -> Iterator[Image.Image]:
+    """The picture called `text`; UserError for what cannot be decoded while it is looked at."""
+    from ddpm.data import decode
+
+    try:
+        with chosen.opened() as image:
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # PIL's readers and those of archives raise almost anything for what is broken
+        raise UserError(f"{text}: cannot be decoded ({decode.reason(error)}); give another picture") from None
+
+
+def decoded(model: Pipeline, text: str, chosen: Chosen) -> np.ndarray:
+    """A picture as the model takes it, uint8 [C, H, W]."""
+    from ddpm.data.given import brought
+
+    with opened(text, chosen) as image:
+        return brought(image, model.description.config.data, text)
+
+
+def class_of(name: str, classes: Sequence[str], text: str, chosen: Chosen) -> str:
+    """The class of a picture, by the name it has in DATA, for the model `name` of these classes."""
+    if chosen.of_class is None:
+        raise UserError(f"{text}: {name} draws by class, and this picture's is not known; name it with --class")
+    if chosen.of_class not in classes:
+        raise UserError(
+            f"{text}: {name} has no class {chosen.of_class}; name one of its own with --class: "
+            f"{', '.join(classes)}"
+        )
+    return chosen.of_class
+
+
+def class_for(name: str, classes: Sequence[str], text: str, chosen: Chosen, label: str | None) -> str | None:
+    """The class asked for, else the picture's own; None for a model without."""
+    return label if label is not None or not classes else class_of(name, classes, text, chosen)

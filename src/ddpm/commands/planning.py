@@ -112,18 +112,25 @@ def asked_for(options: PlanOptions, arguments: Sequence[str]) -> dict[str, Any]:
         given.pop("train.steps", None)  # of the file's: the command line wins
     if options.data:
         given.pop("data.path", None)
-    for argument in arguments:
-        name = argument.partition("=")[0]
-        if name.startswith("--") and "." in name:
-            section, _, item = name[2:].replace("-", "_").partition(".")
-            item = item.removeprefix("no_")
-            given[f"{section}.{item}"] = getattr(getattr(options.config, section), item)
+    given |= dotted(options.config, arguments)
     for short, name in _SHORT.items():
         value = getattr(options, short)
         if value is not None and value is not False:  # a flag that is not there says nothing
             given[name] = value
     if (size := parse_size(options.size)) is not None:
         given["data.size"] = size
+    return given
+
+
+def dotted(config: Config, arguments: Sequence[str]) -> dict[str, Any]:
+    """The fields of a config that the command line gives by their dotted names."""
+    given = {}
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and "." in name:
+            section, _, item = name[2:].replace("-", "_").partition(".")
+            item = item.removeprefix("no_")
+            given[f"{section}.{item}"] = getattr(getattr(config, section), item)
     return given
 
 
@@ -188,7 +195,8 @@ def plan_for(
     """
     from ddpm.build import build_chain
     from ddpm.data import check_batch
-    from ddpm.plan import DEFAULT_BUDGET, Choices, for_data, parse_duration, plan, readable
+    from ddpm.plan import DEFAULT_BUDGET, Choices, choose_small, for_data, parse_duration, plan, readable
+    from ddpm.trainer import check_classes
     from ddpm.transfer import open_origin, settings
 
     budget = parse_duration(options.budget) if options.budget else DEFAULT_BUDGET
@@ -204,6 +212,7 @@ def plan_for(
         choices = Choices(preset(options.preset).with_(data__channels=channels), asked)
         origin = ORIGINS[options.preset]
         choices.say("preset", options.preset, f"{origin.paper}, {origin.where}")
+        choose_small(choices)
     else:
         why = {}
         if asked.get("train.init_from"):
@@ -213,6 +222,7 @@ def plan_for(
                 out.print(line)
         choices = for_data(source, accelerator.device, asked, budget, why)
     config = check(choices.config)
+    check_classes(config, source.classes)
     # An impossible chain or net is refused before anything is decoded.
     build_chain(config)
     parameters(config, len(source.classes))

@@ -106,8 +106,8 @@ def find_chain(name: str, steps: int) -> Chain:
     """The chain of a schedule (with that many steps), a preset or a model; an existing path comes first."""
     from ddpm.build import build_chain
     from ddpm.chain import make_chain
-    from ddpm.loading import find
-    from ddpm.store import Run, load_weights
+    from ddpm.loading import is_run, opened
+    from ddpm.store import Run
 
     if not Path(name).exists():
         if name in SCHEDULES:
@@ -121,18 +121,17 @@ def find_chain(name: str, steps: int) -> Chain:
                 ) from None
         if name in PRESETS:
             return build_chain(PRESETS[name]())
-    run = Run(name)
-    if run.exists():  # its config is enough: there may be no checkpoint yet
-        return build_chain(run.description().config)
+    if is_run(Path(name)):  # its config is enough: there may be no checkpoint yet
+        return build_chain(Run(name).description().config)
     try:
-        path, _ = find(name)
+        config = opened(name).description.config
     except UserError as error:
         if Path(name).exists():
             raise
         near = difflib.get_close_matches(name, [*SCHEDULES, *PRESETS], n=1)
         hint = f"did you mean {near[0]}?" if near else f"presets: {', '.join(PRESETS)}"
         raise UserError(f"{error}; schedules: {', '.join(SCHEDULES)}; {hint}") from None
-    return build_chain(load_weights(path)[1].config)
+    return build_chain(config)
 
 
 def respaced(name: str, chain: Chain, spec: str) -> Chain:
@@ -236,8 +235,7 @@ def _fitted(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
 def grid_notes(options: Schedule) -> list[str]:
     """What there is to say of fitted grids that are drawn with another model than they were fitted to."""
     from ddpm.grids import choose_grid
-    from ddpm.loading import find, grids_path
-    from ddpm.store import load_weights, sha256
+    from ddpm.loading import grids_path, opened
 
     notes: dict[str, None] = {}
     for spec in options.respace:
@@ -246,11 +244,11 @@ def grid_notes(options: Schedule) -> list[str]:
             chain = find_chain(name, options.steps)
             grids, path = choose_grid(which, grids_path(name), name, chain.T)
             try:
-                weights, _ = find(name)
+                model = opened(name)
             except UserError:  # a schedule, or a run that has no checkpoint yet
                 continue
-            variance = load_weights(weights)[1].config.denoiser.variance
-            notes.update(dict.fromkeys(grids.differences(path, sha256(weights)[:16], variance)))
+            variance = model.description.config.denoiser.variance
+            notes.update(dict.fromkeys(grids.differences(path, model.checkpoint, variance)))
     return list(notes)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ddpm.commands.guiding import GuideOptions, guide_of
 from ddpm.commands.options import console, progress, read, unset
 from ddpm.errors import UserError
 
@@ -48,6 +49,7 @@ class Options:
     """cpu, cuda or mps."""
     out: Annotated[Path | None, unset("FILE", "plots/progressive-MODEL.png, plots/shared-MODEL.png")] = None
     """A .png, .svg or .pdf file."""
+    guide: Annotated[GuideOptions, tyro.conf.arg(name="")] = GuideOptions()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     from ddpm.draw.plots import check_path, write
     from ddpm.loading import load
     from ddpm.memory import keep_freed_memory
-    from ddpm.pipeline import check_count
+    from ddpm.walks import check_count
 
     check_count(options.n, options.first)
     keep_freed_memory()
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     model = load(options.model, options.device, options.weights)
     for note in model.notes:
         out.print(f"note: {note}")
+    guide = guide_of(options.guide, model.device)
     kind = "progressive" if share is None else "shared"
     path = check_path(options.out or Path("plots") / f"{kind}-{model.name}.png")
     with progress("sampling") as advance:
@@ -81,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
                 batch=options.batch,
                 first=options.first,
                 progress=advance,
+                guide=guide,
             )
             figure = walks.figure()
         else:
@@ -95,6 +99,7 @@ def main(arguments: Sequence[str]) -> int:
                 label=options.label,
                 batch=options.batch,
                 progress=advance,
+                guide=guide,
             )
             figure = made.figure()
             out.print("a row a level: x_t, the picture the model sees in it, where its own walk ended, and others")

@@ -13,8 +13,8 @@ from ddpm.store import Description
 class Foreign:
     """Weights under our names, in float32, and what they are.
 
-    kind: the format, as `ddpm convert --to` names it, or of where it can only come from. notes: what there is to say
-    to whoever uses it, as what was left out.
+    kind: the format, as `ddpm convert --to` names it, or of where it can only come from. notes: what there is to
+    say to whoever uses it, as what was left out.
     """
 
     kind: str
