@@ -6,6 +6,7 @@
 c = −expm1(γ_s − γ_t) (Kingma et al. 2021, appendix A; Ho et al. 2020, eq. 4, 6, 7):
 
     q(x_t|x_0)      mean α_t x_0                                      variance σ_t²
+    q(x_t|x_s)      mean (α_t/α_s) x_s                                variance σ_t² c   (β in Ho et al.)
     q(x_s|x_t,x_0)  mean α_s c x_0 + (α_s/α_t)(1 − c) x_t             variance σ_s² c   (β̃ in Ho et al.)
 
 so a shorter chain is γ[keep]: no new betas. Levels t and s are an int for the whole batch, or an integer
@@ -135,6 +136,12 @@ class Chain:
     def q(self, x0: Float[Tensor, "B *D"], t: Level) -> Gaussian:
         """q(x_t|x_0), eq. 4 of Ho et al."""
         return Gaussian(self.alpha(t, x0) * x0, spread(-np.logaddexp(0.0, -self.gamma[_index(t)]), x0))
+
+    def forward(self, xs: Float[Tensor, "B *D"], t: Level, s: Level) -> Gaussian:
+        """q(x_t|x_s) for levels s < t; q(x_t|x_0) at s = 0."""
+        at_t, at_s = _index(t), _index(s)
+        ratio = spread(self._alpha[at_t] / self._alpha[at_s], xs)
+        return Gaussian(ratio * xs, spread(self.log_large(t, s), xs))
 
     def posterior(self, x0: Float[Tensor, "B *D"], xt: Float[Tensor, "B *D"], t: Level, s: Level) -> Gaussian:
         """q(x_s|x_t,x_0) for levels s < t, eq. 6 and 7 of Ho et al. for s = t − 1; a point at s = 0."""

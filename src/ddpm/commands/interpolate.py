@@ -6,18 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from ddpm.commands.options import console, progress, read, unset
-from ddpm.commands.picture import Chosen, by_name
-from ddpm.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ddpm.pipeline import Pipeline
+from ddpm.commands.picture import by_name, class_of, decoded
 
 _DESCRIPTION = (
     "Draws the pictures between two: both are noised to level t with the same noise, mixed there, and walked back "
@@ -75,7 +69,9 @@ def main(arguments: Sequence[str]) -> int:
         out.print(f"note: {note}")
     ends = [(text, by_name(text, model.classes)) for text in (options.a, options.b)]
     a, b = (decoded(model, text, chosen) for text, chosen in ends)
-    label = options.label if options.label or not model.classes else [class_of(model, *end) for end in ends]
+    label: str | list[str] | None = options.label
+    if label is None and model.classes:
+        label = [class_of(model.name, model.classes, *end) for end in ends]
     folder = check_out(options.out or Path("interpolations") / model.name, MADE, "ddpm interpolate")
     replaced = folder.is_dir() and any(folder.iterdir())
     start = time.perf_counter()
@@ -104,31 +100,3 @@ def main(arguments: Sequence[str]) -> int:
     )
     out.print(f"open {folder / MADE[1]}")
     return 0
-
-
-def decoded(model: Pipeline, text: str, chosen: Chosen) -> np.ndarray:
-    """A picture as the model takes it, uint8 [C, H, W]."""
-    from ddpm.data import decode
-    from ddpm.interpolation import brought
-
-    try:
-        with chosen.opened() as image:
-            return brought(image, model.description.config.data, text)
-    except UserError:
-        raise
-    except Exception as error:  # PIL's readers and those of archives raise almost anything for what is broken
-        raise UserError(f"{text}: cannot be decoded ({decode.reason(error)}); give another picture") from None
-
-
-def class_of(model: Pipeline, text: str, chosen: Chosen) -> str:
-    """The class of a picture, by the name it has in DATA."""
-    if chosen.of_class is None:
-        raise UserError(
-            f"{text}: {model.name} draws by class, and this picture's is not known; name it with --class"
-        )
-    if chosen.of_class not in model.classes:
-        raise UserError(
-            f"{text}: {model.name} has no class {chosen.of_class}; name one of its own with --class: "
-            f"{', '.join(model.classes)}"
-        )
-    return chosen.of_class
