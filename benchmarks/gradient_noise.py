@@ -35,10 +35,10 @@ from ddpm.build import build_denoiser, build_loss, build_net
 from ddpm.config import Config
 from ddpm.data import Order, Pictures, load, open_sources
 from ddpm.errors import UserError
+from ddpm.loading import find, pick_device
 from ddpm.losses import Loss
 from ddpm.memory import keep_freed_memory
 from ddpm.noise import Purpose, normals
-from ddpm.loading import find, pick_device
 from ddpm.store import load_weights
 from ddpm.timesteps import LossSecondMoment, TimeSampler, make_time_sampler
 

@@ -4,7 +4,8 @@ For a mixture of Gaussians Σ w_k N(m_k, diag(d_k²)) everything about the diffu
 is the mixture Σ w_k N(α m_k, diag(α² d_k² + σ²)), and a posterior mean follows by conditioning each of them.
 
     Mixture      the data: moments, density, samples; `noised` is the law of x_t
-    OracleNet    the perfect net for it, in any parameterisation, as Denoiser calls it
+    OracleNet    the perfect net for it, in any parameterisation, as Denoiser calls it, told a class or none
+    OracleClassifier   the perfect classifier of x_t, where the components have classes
     ExactNet     the same for one Gaussian, and the log-variance of the exact reverse step
     *_law        for one Gaussian, the mean and variance of what a whole walk gives
     published_levels, ho_posterior     respacing and the posterior as they were published
@@ -70,6 +71,18 @@ class Mixture:
     def log_density(self, x: np.ndarray) -> np.ndarray:
         return np.logaddexp.reduce(self.log_parts(x), axis=1)
 
+    def score(self, x: np.ndarray) -> np.ndarray:
+        """∇ log p(x), float64[N, D]."""
+        parts = self.log_parts(x)
+        shares = np.exp(parts - parts.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+        return np.einsum("nk,nkd->nd", shares, (self.means - x[:, None]) / self.stds**2)
+
+    def part(self, chosen: np.ndarray) -> Mixture:
+        """The mixture of some of its components alone."""
+        weights = self.weights[chosen]
+        return Mixture(weights / weights.sum(), self.means[chosen], self.stds[chosen])
+
     def component(self, x: np.ndarray) -> np.ndarray:
         """The likeliest component of each x."""
         return self.log_parts(x).argmax(1)
@@ -83,33 +96,40 @@ class Mixture:
 class OracleNet(nn.Module):
     """E[·|x_t] for a mixture: (x[B, *D], timestep[B]) → what a perfect net gives; timestep t means ᾱ_{t+1}.
 
-    Computed in float64 by numpy and returned in the type of x. `calls` keeps the timesteps it was told.
+    Computed in float64 by numpy and returned in the type of x. `calls` keeps the timesteps it was told. classes is
+    the class of each component; with it the net is told a label[B], −1 for none, and gives E[·|x_t, label].
     """
 
-    def __init__(self, mixture: Mixture, betas: np.ndarray, predicts: str = "eps"):
+    def __init__(self, mixture: Mixture, betas: np.ndarray, predicts: str = "eps", classes=None):
         super().__init__()
         self.mixture, self.betas, self.predicts = mixture, np.asarray(betas, np.float64), predicts
+        self.classes = None if classes is None else np.asarray(classes)
         self.alphas_cumprod = np.cumprod(1.0 - self.betas)
         self.calls: list[Tensor] = []
 
-    def posterior_mean(self, x: np.ndarray, alpha_bar: np.ndarray) -> np.ndarray:
-        """E[x_0|x_t = x] for x[B, D] and ᾱ[B, 1], one number for all or one each."""
+    def posterior_mean(self, x: np.ndarray, alpha_bar: np.ndarray, possible=True) -> np.ndarray:
+        """E[x_0|x_t = x] for x[B, D] and ᾱ[B, 1], one for all or one each; possible[B, K]: the components."""
         means, variances = self.mixture.means, self.mixture.stds**2
         a, var = np.sqrt(alpha_bar)[..., None], 1.0 - alpha_bar[..., None]
         total = a**2 * variances + var
         off = x[:, None] - a * means
         logits = np.log(self.mixture.weights) - 0.5 * (off**2 / total + np.log(total)).sum(-1)
+        logits = np.where(possible, logits, -np.inf)
         weights = np.exp(logits - logits.max(1, keepdims=True))
         weights /= weights.sum(1, keepdims=True)
         return (weights[..., None] * (means + a * variances / total * off)).sum(1)
 
-    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None = None) -> Tensor:
         self.calls.append(timestep.detach().cpu())
+        possible = True
+        if self.classes is not None:
+            asked = label.cpu().numpy()[:, None]
+            possible = (asked < 0) | (asked == self.classes)
         flat = x.detach().cpu().double().flatten(1).numpy()
         t = np.rint(self.calls[-1].numpy()).astype(int)
         t = t[:1, None] if np.all(t == t[0]) else t[:, None]
         bar = self.alphas_cumprod[t]
-        x0 = self.posterior_mean(flat, bar)
+        x0 = self.posterior_mean(flat, bar, possible)
         a, s = np.sqrt(bar), np.sqrt(1.0 - bar)
         eps = (flat - a * x0) / s
         if self.predicts == "eps":
@@ -122,6 +142,32 @@ class OracleNet(nn.Module):
             beta, before = self.betas[t], np.where(t > 0, self.alphas_cumprod[np.maximum(t - 1, 0)], 1.0)
             out = np.sqrt(before) * beta / s**2 * x0 + np.sqrt(1 - beta) * (1 - before) / s**2 * flat
         return torch.from_numpy(out).view(x.shape).to(x)
+
+
+class OracleClassifier(nn.Module):
+    """log p(y, x_t) of a mixture whose components have classes: (x[B, *D], timestep[B]) → logits [B, Y].
+
+    Timestep t means ᾱ_{t+1}; between two of them log SNR is linear. `calls` keeps what it was told; the logits are
+    of the type of x.
+    """
+
+    def __init__(self, mixture: Mixture, betas: np.ndarray, classes):
+        super().__init__()
+        self.mixture, self.classes = mixture, np.asarray(classes)
+        bar = np.cumprod(1.0 - np.asarray(betas, np.float64))
+        self.log_snr = np.log(bar / (1.0 - bar))
+        self.calls: list[Tensor] = []
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        self.calls.append(timestep.detach().cpu())
+        log_snr = np.interp(self.calls[-1].double().numpy(), np.arange(len(self.log_snr)), self.log_snr)
+        bar = torch.from_numpy(1.0 / (1.0 + np.exp(-log_snr)))[:, None, None]
+        weights, means, stds = (torch.from_numpy(np.asarray(part)) for part in vars(self.mixture).values())
+        variance = bar * stds**2 + 1.0 - bar
+        off = x.flatten(1).double()[:, None] - bar.sqrt() * means
+        parts = weights.log() - 0.5 * (off**2 / variance + variance.log()).sum(-1)
+        of_class = [parts[:, self.classes == y].logsumexp(1) for y in range(self.classes.max() + 1)]
+        return torch.stack(of_class, dim=1).to(x)
 
 
 def reverse_variance(bar: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 from accelerate import Accelerator
 
 from ddpm.cli import main
-from ddpm.data import load, open_source
+from ddpm.data import load, open_source, open_sources
 from ddpm.report import NAME
 from ddpm.store import Description, Run
 from ddpm.train import facts, fit
@@ -16,6 +16,33 @@ from tiny import config, photos
 pytestmark = pytest.mark.browser
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+
+
+INSIDE = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+OUTSIDE = """() => [...document.querySelectorAll("main *")].filter(one => {
+    const box = one.getBoundingClientRect();
+    return box.width > 0 && (box.right > innerWidth + 1 || box.left < -1);
+}).map(one => one.outerHTML.slice(0, 80))"""
+FAINT = """() => {
+    const kinds = "h1, h2, h3, p, a, dt, dd, li, td, summary, figcaption, span, b, text";
+    const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => {
+        const linear = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+        return 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+    };
+    const ground = one => {
+        const colour = parts(getComputedStyle(one).backgroundColor);
+        return colour.length === 3 || colour[3] > 0 || !one.parentElement ? colour : ground(one.parentElement);
+    };
+    return [...document.querySelectorAll(kinds)]
+        .filter(one => one.textContent.trim())
+        .map(one => {
+            const style = getComputedStyle(one);
+            const a = light(parts(one.tagName === "text" ? style.fill : style.color)), b = light(ground(one));
+            return [one.outerHTML.slice(0, 80), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+        })
+        .filter(([, contrast]) => contrast < 4.5);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +80,38 @@ def report(tmp_path_factory):
     return run.folder / NAME
 
 
+@pytest.fixture(scope="module")
+def classifier_report(tmp_path_factory):
+    """Of a classifier trained for 12 steps, with held-out pictures."""
+    folder = tmp_path_factory.mktemp("classifier")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDPM_CACHE", str(folder / "cache"))
+        source, held = open_sources(photos(folder / "pets", size=(16, 16)), holdout="0.2")
+        pictures, held_out = (load(one, (16, 16), 3) for one in (source, held))
+        made = config(data__path=(str(folder / "pets"),), data__size=(16, 16), data__channels=3)
+        made = made.with_(data__holdout="0.2", train__task="classifier", train__log_every=1)
+        made = made.with_(train__preview_every=0, train__checkpoint_every=4)
+        description = Description(made, facts(pictures, held_out), command="ddpm train")
+        run = Run.create(folder / "run", description)
+        for _ in fit(Trainer(made, pictures, Accelerator(cpu=True), held_out), run, description):
+            pass
+        assert main(["report", str(run.folder), "--device", "cpu"]) == 0
+    return run.folder / NAME
+
+
 @pytest.fixture(
     scope="module", params=[(size, scheme) for size in SIZES for scheme in ("light", "dark")], ids="-".join
 )
 def opened(request, browser, report):
     """The report, open; and every complaint and request of the browser."""
-    (width, height), scheme = SIZES[request.param[0]], request.param[1]
+    context, *heard = visit(browser, report, *request.param)
+    yield heard
+    context.close()
+
+
+def visit(browser, report, size, scheme):
+    """A window with the report; its context, the page, and every complaint and request of the browser."""
+    width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, offline=True, reduced_motion="reduce"
     )
@@ -68,8 +121,7 @@ def opened(request, browser, report):
     page.on("requestfailed", lambda request: complaints.append(request.url[:80]))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(report.as_uri(), wait_until="load")
-    yield page, complaints, requests
-    context.close()
+    return context, page, complaints, requests
 
 
 def test_it_opens_without_a_complaint_and_asks_for_nothing(opened, report):
@@ -91,39 +143,14 @@ def test_every_picture_is_there(opened):
 def test_nothing_is_wider_than_the_page(opened):
     page, _, _ = opened
     page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
-    inside = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-    assert page.evaluate(inside)
-    outside = """() => [...document.querySelectorAll("main *")].filter(one => {
-        const box = one.getBoundingClientRect();
-        return box.width > 0 && (box.right > innerWidth + 1 || box.left < -1);
-    }).map(one => one.outerHTML.slice(0, 80))"""
-    assert page.evaluate(outside) == []
+    assert page.evaluate(INSIDE)
+    assert page.evaluate(OUTSIDE) == []
 
 
 def test_letters_can_be_told_from_their_ground(opened):
     """Contrast of at least 4.5 to 1 for all text, by the formula of WCAG 2."""
     page, _, _ = opened
-    low = page.evaluate("""() => {
-        const kinds = "h1, h2, h3, p, a, dt, dd, li, td, summary, figcaption, span, b, text";
-        const parts = colour => colour.match(/[\\d.]+/g).map(Number);
-        const light = ([r, g, b]) => {
-            const linear = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-            return 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
-        };
-        const ground = one => {
-            const colour = parts(getComputedStyle(one).backgroundColor);
-            return colour.length === 3 || colour[3] > 0 || !one.parentElement ? colour : ground(one.parentElement);
-        };
-        return [...document.querySelectorAll(kinds)]
-            .filter(one => one.textContent.trim())
-            .map(one => {
-                const style = getComputedStyle(one);
-                const a = light(parts(one.tagName === "text" ? style.fill : style.color)), b = light(ground(one));
-                return [one.outerHTML.slice(0, 80), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
-            })
-            .filter(([, contrast]) => contrast < 4.5);
-    }""")
-    assert low == []
+    assert page.evaluate(FAINT) == []
 
 
 def shown(page):
@@ -172,3 +199,17 @@ def test_links_lead_to_their_parts(opened):
     for link in page.locator("nav a").all():
         link.click()
         expect(page.locator(link.get_attribute("href"))).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_classifier_s_report(browser, classifier_report, size, scheme):
+    context, page, complaints, requests = visit(browser, classifier_report, size, scheme)
+    page.wait_for_timeout(200)
+    assert complaints == []
+    assert {url for url in requests if not url.startswith("data:")} == {classifier_report.as_uri()}
+    page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
+    assert page.evaluate(INSIDE) and page.evaluate(OUTSIDE) == [] and page.evaluate(FAINT) == []
+    assert page.locator("svg.chart").count() == 7 and page.locator(".bars i").count() == 2 + 5
+    assert not page.locator(".film").count()
+    context.close()

@@ -180,6 +180,40 @@ def test_q_equals_the_formula(name, t, x):
     assert q.std == pytest.approx(math.sqrt(1.0 - bar), rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 1, 2, 2)])
+def test_forward_between_two_levels_is_the_product_of_its_steps(name, shape):
+    """x_k = √(1 − β_k) x_{k−1} + √β_k ε, one after the other (Ho et al. eq. 2)."""
+    chain, betas = make_chain(name, 200), BETAS[name](200)
+    s, t = torch.tensor([0, 3, 120, 0]), torch.tensor([1, 9, 200, 200])
+    xs = torch.linspace(-1, 1, math.prod(shape), dtype=torch.float64).view(shape)
+    many = chain.forward(xs, t, s)
+    for i, (low, high) in enumerate(zip(s.tolist(), t.tolist(), strict=True)):
+        factor, variance = 1.0, 0.0
+        for beta in betas[low:high]:
+            factor, variance = math.sqrt(1.0 - beta) * factor, (1.0 - beta) * variance + beta
+        row = slice(i, i + 1)
+        one = chain.forward(xs[row], high, low)
+        torch.testing.assert_close(one.mean, factor * xs[row], rtol=1e-9, atol=1e-14)
+        assert one.std**2 == pytest.approx(variance, rel=1e-9)
+        torch.testing.assert_close(many.mean[row], one.mean)
+        torch.testing.assert_close(many.sample(xs)[row], one.sample(xs[row]))
+        if low == 0:
+            whole = chain.q(xs[row], high)
+            torch.testing.assert_close(one.mean, whole.mean, rtol=1e-14, atol=0)
+            assert one.logvar == pytest.approx(whole.logvar, abs=1e-14)
+
+
+@given(st.sampled_from(["linear", "cosine"]), st.lists(st.integers(0, 200), min_size=3, max_size=3, unique=True))
+def test_forward_composes(name, levels):
+    """From r to s and on to t is from r to t; q(·|x_0) is r = 0."""
+    chain, (r, s, t) = make_chain(name, 200), sorted(levels)
+    one = number(1.0)
+    first, second, both = chain.forward(one, s, r), chain.forward(one, t, s), chain.forward(one, t, r)
+    assert (first.mean * second.mean).item() == pytest.approx(both.mean.item(), rel=1e-12)
+    assert second.mean.item() ** 2 * first.std**2 + second.std**2 == pytest.approx(both.std**2, rel=1e-11)
+
+
 # -- posterior ---------------------------------------------------------------------------------------------
 
 LEVELS = st.lists(st.integers(0, 200), min_size=2, max_size=2, unique=True).map(sorted)
@@ -216,6 +250,23 @@ def test_posterior_by_bayes_rule(name, levels, x0, z):
             - log_normal(number(xt), math.sqrt(bar_t) * number(x0), 1.0 - bar_t)
         )
         assert log_normal(xs, posterior.mean, posterior.std**2) == pytest.approx(bayes, rel=1e-8, abs=1e-8)
+
+
+@given(st.sampled_from(["linear", "cosine"]), LEVELS.filter(lambda pair: pair[0] > 0), VALUES, VALUES)
+def test_forward_by_bayes_rule(name, levels, x0, z):
+    """log q(x_t|x_s) = log q(x_s|x_t,x_0) + log q(x_t|x_0) − log q(x_s|x_0)."""
+    s, t = levels
+    chain, x0 = make_chain(name, 200), number(x0)
+    xs = chain.q(x0, s).sample(number(z))
+    forward = chain.forward(xs, t, s)
+    for shift in (-2.0, 0.0, 1.5):
+        xt = forward.mean + shift * forward.std
+        terms = (
+            chain.posterior(x0, xt, t, s).log_density(xs),
+            chain.q(x0, t).log_density(xt),
+            -chain.q(x0, s).log_density(xs),
+        )
+        assert log_normal(xt, forward.mean, forward.std**2) == pytest.approx(sum(terms).item(), rel=1e-8, abs=1e-8)
 
 
 def number(x: float) -> torch.Tensor:

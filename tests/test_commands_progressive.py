@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import ddpm
 import tiny
 from ddpm.commands.progressive import parse_levels
 from ddpm.errors import UserError
 from ddpm.pipeline import Pipeline
+from ddpm.store import Facts
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,7 @@ def asked(monkeypatch):
         def spy(self, *arguments, _name=name, _real=real, **options):
             made = _real(self, *arguments, **options)
             options.pop("progress")
+            options["guide"] = options["guide"].about()
             calls.append((_name, arguments, options, made))
             return made
 
@@ -35,7 +38,7 @@ def asked(monkeypatch):
     return calls
 
 
-COMMON = {"steps": None, "eta": 0.0, "seed": 0, "label": None, "batch": None}
+COMMON = {"steps": None, "eta": 0.0, "seed": 0, "label": None, "batch": None, "guide": {}}
 
 
 def test_the_walks(call, asked):
@@ -67,6 +70,39 @@ def test_completions(call, asked):
     assert (name, arguments) == ("completions", ([30, 10], 2))
     assert options == {**COMMON, "sampler": "ddpm", "steps": "8", "first": 3}
     assert made.pixels.shape == (2, 2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("share", [[], ["--share", "30"]])
+def test_guided(call, asked, workplace, share):
+    tiny.run(workplace / "runs" / "dropped", train__label_drop=0.1)
+    guide = ["--cfg-scale", 2, "--cfg-interval", 5, 35]
+    for options in ([], guide):
+        status, _, _ = call(
+            "progressive", "runs/dropped", "-n", 2, "--steps", 8, "--class", "ant", *share, *options
+        )
+        assert status == 0
+    (_, _, _, plain), (_, _, options, guided) = asked
+    assert options["guide"] == {"cfg_scale": 2.0, "cfg_interval": [5, 35]}
+    ends = [made.pixels if share else made.samples.pixels for made in (plain, guided)]
+    assert (ends[0] != ends[1]).mean() > 0.1
+    record = guided.record if share else guided.samples.record
+    assert record["cfg_scale"] == 2.0 and record["cfg_interval"] == [5, 35]
+    if not share:  # they end as `ddpm sample` ends
+        model = ddpm.load("runs/dropped", "cpu")
+        same = model.sample(2, steps=8, label="ant", guide=ddpm.Guide(2.0, (5, 35))).pixels
+        assert (abs(same.astype(int) - ends[1]) <= 1).mean() > 0.99
+
+
+def test_guided_by_a_classifier(call, asked, workplace):
+    """A model without classes is asked for those of the classifier, and they stand in the figure."""
+    tiny.run(workplace / "runs" / "plain", Facts("zoo", 10))
+    tiny.run(workplace / "runs" / "judge", train__task="classifier")
+    options = ["--classifier", "runs/judge", "--class", "bee", "--steps", 4, "--shown", 3]
+    status, _, _ = call("progressive", "runs/plain", "-n", 2, *options)
+    ((_, _, _, made),) = asked
+    assert status == 0 and made.samples.labels == (1, 1) and made.samples.classes == ("ant", "bee", "cat")
+    status, _, err = call("progressive", "runs/plain", "-n", 2, "--share", "30", *options[:4], "--cfg-scale", 2)
+    assert status == 2 and "--cfg-scale 2: plain was trained without classes" in err
 
 
 @pytest.mark.parametrize(
@@ -102,5 +138,5 @@ def test_levels_as_they_are_written():
 
 def test_help(call):
     status, out, _ = call("progressive", "--help")
-    assert status == 0 and "--share" in out and "x_t along the walk" in out
+    assert status == 0 and "--share" in out and "x_t along the walk" in out and "--cfg-scale" in out
     assert "progressive" in call("--help")[1] and "interpolate" in call("--help")[1]

@@ -66,6 +66,21 @@ def test_the_bound_reaches_the_tracker_where_it_is_known(tmp_path, monkeypatch):
     assert logged[0][1]["bits per dim"] == 4.5 and "bits per dim" not in logged[1][1]
 
 
+def test_a_classifier_s_accuracies_reach_the_tracker(tmp_path, monkeypatch):
+    accelerator, logged = Accelerator(cpu=True), []
+    monkeypatch.setattr(accelerator, "log", lambda values, step: logged.append((step, values)))
+    show = Tracked(accelerator, tiny.run(tmp_path / "zoo"), tiny.config(), 0)
+    show.names = ("tensorboard",)
+    first = next(events(tmp_path, 1, 1))
+    show(replace(first, mse=None, accuracy=0.5))
+    show(Evaluated(1, 0.4, 0.6, (0.7, 0.5, 0.3, 0.1), (0.7, None, 0.6, 0.5)))
+    (_, line), (_, looked) = logged
+    assert line["accuracy"] == 0.5 and line["accuracy by t/quarter 3"] == 0.2
+    assert not [name for name in line if "mse" in name] and "accuracy by t/quarter 2" not in line
+    assert looked["held-out/held out"] == 0.4 and looked["held-out by t/quarter 4"] == 0.1
+    assert looked["trained-on by t/quarter 1"] == 0.7 and "trained-on by t/quarter 2" not in looked
+
+
 def test_wandb_offline_writes_into_the_run_under_one_id(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -65,6 +65,19 @@ def test_the_bound_is_said_where_it_is_known(loss, vlb, said):
     assert bars and all("\N{BOX DRAWINGS HEAVY HORIZONTAL}" in line for line in bars)
 
 
+def test_a_classifier_is_told_by_how_often_it_is_right():
+    event = replace(logged(50), mse=None, accuracy=0.625)
+    assert brief(event, 100) == "50/100  loss 0.1234  accuracy 62.5%  1,234/s  90 s left"
+    assert describe(event, 100).startswith(
+        "step 50/100  loss 0.1234  accuracy 62.5%  by t 10.0% - 30.0% 25.0%  gradient 0.50"
+    )
+    looked = Evaluated(50, 0.5, 0.625, (0.75, 0.5, 0.5, 0.25), (0.75, None, 0.5, 0.5))
+    assert describe(looked, 100) == (
+        "held-out pictures: accuracy 50.0%, by t 75.0% 50.0% 50.0% 25.0%; as many trained on: 62.5%, "
+        "by t 75.0% - 50.0% 50.0%"
+    )
+
+
 def test_the_live_view_keeps_a_tenth_of_the_log():
     told = io.StringIO()
     with watch(Console(file=told, width=120, force_terminal=True, highlight=False)) as show:

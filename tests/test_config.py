@@ -20,6 +20,7 @@ from ddpm.config import (
     TrainConfig,
     check,
     from_json,
+    meaningless,
     to_json,
 )
 from ddpm.errors import UserError
@@ -27,13 +28,13 @@ from ddpm.presets import PRESETS
 
 # No field has its default, so that a field that is lost on the way shows.
 OTHER = Config(
-    DataConfig(("photos", "more"), (48, 64), 1, "pad", "#102030", "none", "0.1", False, "never"),
-    NetConfig(64, (1, 3, 5), 3, (0, 2), 0.25, 16, 2, "openai", 4, 16, "split", True),
+    DataConfig(("photos", "more"), (48, 64), 1, "pad", "#102030", "none", "0.1", False, "never", (12, 16)),
+    NetConfig(64, (1, 1.5, 5), 3, (0, 2), 0.25, 16, 2, "openai", 4, 16, "split", True, "block"),
     ChainConfig("betas", 3, (0.1, 0.2, 0.3), True),
     DenoiserConfig("mean", "small", clip=False),
     LossConfig("hybrid", 0.01, "huber", "p2", 4.0, 2.0, 0.5, 0.1, "low-discrepancy"),
     OptimizerConfig(1e-3, 7, "cosine", 0.8, 0.99, 0.01, 0.0, 0.5),
-    TrainConfig(100, 12, 3, 9, "bf16", True, True, "runs/a", ("wandb",), 1, 0, 10, 5),
+    TrainConfig(100, 12, 3, 9, "bf16", True, True, "runs/a", ("wandb",), 1, 0, 10, 5, "upsampler", 0.1),
 )
 SECTIONS = [f.name for f in dataclasses.fields(Config)]
 
@@ -198,6 +199,43 @@ def test_what_does_not_go_together_is_said_with_its_mend(changes, message):
     with pytest.raises(UserError) as error:
         check(Config().with_(**changes))
     assert str(error.value) == message
+
+
+CLASSIFIER = {"train__task": "classifier"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data__labels": "none"}, "--labels none: a classifier learns classes; leave it out"),
+        ({"loss__kind": "hybrid"}, "--loss.kind hybrid: is of models of pictures; a classifier has logits"),
+        ({"loss__error": "l1"}, "--loss.error l1: is of models of pictures"),
+        ({"loss__weight": "p2"}, "--loss.weight p2: is of models of pictures"),
+        ({"denoiser__predicts": "v"}, "--denoiser.predicts v: is of models of pictures"),
+        ({"denoiser__variance": "learned"}, "--denoiser.variance learned: is of models of pictures"),
+        ({"train__label_drop": 0.1}, "--label-drop 0.1: is of models of pictures"),
+    ],
+)
+def test_a_classifier_refuses_what_only_models_of_pictures_have(changes, message):
+    with pytest.raises(UserError) as error:
+        check(Config().with_(**CLASSIFIER, **changes))
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("changes", [{}, {"loss__times": "uniform"}, {"optimizer__weight_decay": 0.05}])
+def test_a_classifier_of_the_rest_is_fine(changes):
+    config = Config().with_(**CLASSIFIER, **changes)
+    assert check(config) == config
+
+
+def test_what_means_nothing_for_a_task_is_known():
+    every = {f"{s}.{item.name}" for s in SECTIONS for item in dataclasses.fields(getattr(Config(), s))}
+    assert meaningless(Config().with_(train__task="upsampler")) == set()
+    assert meaningless(Config()) == {"data.low_size"}
+    of_classifiers = meaningless(Config().with_(**CLASSIFIER))
+    assert of_classifiers < every
+    assert {"denoiser.predicts", "loss.kind", "train.label_drop", "data.low_size"} < of_classifiers
+    assert not {"loss.times", "chain.steps", "net.dropout", "train.preview_every"} & of_classifiers
 
 
 def test_with_changes_only_what_is_named():

@@ -218,6 +218,50 @@ def test_reverse_is_the_posterior_at_the_predicted_picture(variance, tensor, dty
         torch.testing.assert_close(p.sample(xt), p.mean + std * xt, rtol=1e-6, atol=1e-6)
 
 
+# -- a classifier's score ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("make", [linear_betas, cosine_betas])
+@pytest.mark.parametrize("level", [1, 2, 500, 999, 1000, None])
+def test_a_score_moves_noise_and_picture_alike(make, level, clip, dtype, device):
+    """ε̂ − σ s and the x̂_0 that goes with it, clipped as the model's own; also at the top, where α is 5e-5."""
+    chain = Chain.from_betas(make(1000))
+    xt, output = batch(dtype, device)
+    t = torch.tensor([1, 2, 10, 400, 999, 1000]) if level is None else level
+    log_bar = np.cumsum(np.log1p(-make(1000)))[np.atleast_1d(np.asarray(t)) - 1].reshape(-1, 1, 1, 1)
+    alpha, sigma = (torch.from_numpy(np.sqrt(part)).to(device) for part in (np.exp(log_bar), -np.expm1(log_bar)))
+    score = (alpha * torch.sin(3.0 * xt.double())).to(dtype)  # ∇ log p(y|x_t) of what knows x_0 goes as α
+    model = Denoiser(nn.Identity(), chain, "x0", clip=clip)
+    plain = model.read(output, xt, t)
+    moved = model.shifted(xt, t, plain._replace(score=score))
+    x0 = plain.x0.double() + sigma**2 / alpha * score.double()
+    eps = plain.eps.double() - sigma * score.double()
+    if clip:
+        assert (x0.abs() > 1.0).any() or np.all(log_bar > -0.01)
+        x0 = x0.clamp(-1.0, 1.0)
+        eps = (xt.double() - alpha * x0) / sigma
+    close(moved.x0, x0.to(dtype), 4.0)
+    close(moved.eps, eps.to(dtype), 400.0)  # 4/σ_1, where ε is derived from x_0
+    assert moved.score is None and model.shifted(xt, t, plain) is plain
+    nothing = model.shifted(xt, t, plain._replace(score=torch.zeros_like(xt)))
+    assert torch.equal(nothing.x0, plain.x0) and torch.equal(nothing.eps, plain.eps)
+
+
+def test_guidance_stays_with_a_model_that_is_changed():
+    """Through respacing and another variance, until it is taken away."""
+
+    def guidance(model, xt, t, **cond):
+        return model.plain(xt, t, **cond)._replace(score=torch.ones_like(xt))
+
+    x, _ = batch(torch.float64, torch.device("cpu"), 2)
+    model = Denoiser(Recorded(), make_chain("linear", 100)).guided(guidance)
+    for other in (model, model.respace("5"), model.with_variance("small"), model.respace("9").on(model.chain)):
+        assert other.guidance is guidance and other(x, 3, label=torch.tensor([0, 1])).score is not None
+        assert other.plain(x, 3).score is None and other.guided(None)(x, 3).score is None
+    assert model.net.asked[0][2]["label"].tolist() == [0, 1]
+
+
 # -- errors ------------------------------------------------------------------------------------------------
 
 

@@ -16,9 +16,10 @@ import ddpm
 import tiny
 from ddpm.chain import Chain
 from ddpm.config import DataConfig
+from ddpm.data.given import brought
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
-from ddpm.interpolation import LAMBDAS, between, brought, interpolate, slerp
+from ddpm.interpolation import LAMBDAS, between, interpolate, slerp
 from ddpm.noise import Purpose, normals
 from ddpm.samplers import DDIM, Ancestral
 from ddpm.store import Facts

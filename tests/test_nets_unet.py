@@ -242,7 +242,7 @@ def test_downsampling_pads_below_and_right_or_all_around():
         with torch.no_grad():
             part.conv.weight.fill_(1.0)
             part.conv.bias.zero_()
-            assert part(torch.ones(1, 1, 4, 4))[0, 0].tolist() == counts
+            assert part(torch.ones(1, 1, 4, 4), torch.zeros(1, 4))[0, 0].tolist() == counts
 
 
 def test_fresh_weights_of_the_styles():
@@ -382,3 +382,63 @@ def test_channels_last_gives_the_same():
         net.to(memory_format=torch.channels_last)
         actual = net(x.to(memory_format=torch.channels_last), torch.ones(2))
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+# -- no class, and the small picture -----------------------------------------------------------------------
+
+
+def test_no_class_adds_nothing():
+    """The label −1 gives what the same net without classes gives, and teaches no class's row."""
+    net, without = small(classes=3).eval(), small().eval()
+    randomise(net, 2)
+    state = net.state_dict()
+    state.pop("label.weight")
+    without.load_state_dict(state)
+    x, t = torch.randn(4, 3, 8, 8), torch.tensor([0.0, 5.0, 70.0, 999.0])
+    expected, label = without(x, t), torch.tensor([-1, 2, -1, 0])
+    out = net(x, t, label)
+    torch.testing.assert_close(net(x, t, torch.full((4,), -1)), expected)
+    torch.testing.assert_close(out[::2], expected[::2], rtol=1e-5, atol=1e-5)
+    assert ((out - expected)[1::2].abs().amax((1, 2, 3)) > 1e-3).all()
+    out.square().sum().backward()
+    assert [bool(row.any()) for row in net.label.weight.grad] == [True, False, True]
+    net.zero_grad()
+    net(x, t, torch.full((4,), -1)).square().sum().backward()
+    assert not net.label.weight.grad.any()
+
+
+def bilinear(low: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Each pixel from the four small ones about its middle, in the shares of their distances; the edges go on."""
+    axes = []
+    for n, m in zip(low.shape[2:], size, strict=True):
+        at = ((torch.arange(m).double() + 0.5) * n / m - 0.5).clamp(min=0.0)
+        below = at.floor().long()
+        weights = torch.zeros(m, n).double()
+        weights[torch.arange(m), below] += 1.0 - (at - below)
+        weights[torch.arange(m), (below + 1).clamp(max=n - 1)] += at - below
+        axes.append(weights)
+    return torch.einsum("yi,bcij,xj->bcyx", axes[0], low.double(), axes[1]).float()
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("size", [(4, 6), (2, 3), (8, 12), (3, 5)])
+def test_the_small_picture_enters_enlarged_beside_x(patch, size):
+    """It is as if it were further channels of x (Dhariwal & Nichol 2021, after Nichol & Dhariwal 2021)."""
+    options = {"patch": patch, "multipliers": (1, 2)}
+    net = small(low_channels=3, **options).eval()
+    plain = small(image_channels=6, out_channels=3, **options).eval()
+    randomise(net, 3)
+    plain.load_state_dict(net.state_dict())
+    x, t, low = torch.randn(2, 3, 8, 12), torch.tensor([1.0, 900.0]), torch.randn(2, 3, *size)
+    with torch.no_grad():
+        expected = plain(torch.cat([x, bilinear(low, (8, 12))], dim=1), t)
+        torch.testing.assert_close(net(x, t, low=low), expected, rtol=1e-4, atol=1e-5)
+        assert (net(x, t, low=-low) - expected).abs().max() > 1e-3
+
+
+def test_a_small_picture_is_asked_for_and_refused():
+    x, t = torch.zeros(1, 3, 8, 8), torch.zeros(1)
+    with pytest.raises(UserError, match=r"^this net needs a small picture to upsample$"):
+        small(low_channels=3)(x, t)
+    with pytest.raises(UserError, match=r"^this net takes no small picture$"):
+        small()(x, t, low=torch.zeros(1, 3, 4, 4))

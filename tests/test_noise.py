@@ -169,6 +169,15 @@ def test_walk_noise_is_the_noise_at_its_step(asked, per_block, device, dtype):
         assert torch.equal(noise(step), expected.to(dtype))
 
 
+def test_walk_noise_of_another_purpose():
+    noise = WalkNoise(7, torch.tensor([3, 1]), (2, 3), purpose=Purpose.KNOWN)
+    for step in (9, 8, 2):
+        assert torch.equal(noise(step), normals(7, Purpose.KNOWN, noise.samples, torch.tensor([step]), (2, 3))[0])
+        assert not torch.equal(
+            noise(step), normals(7, Purpose.WALK, noise.samples, torch.tensor([step]), (2, 3))[0]
+        )
+
+
 def test_walk_noise_is_made_in_blocks_that_stay_small():
     assert WalkNoise(0, torch.arange(64), (3, 256, 256)).steps_per_block == 1
     noise = WalkNoise(0, torch.arange(4), (1, 8, 8))

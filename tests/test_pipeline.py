@@ -239,15 +239,15 @@ def test_an_unconditional_model_has_no_classes(plain):
 def test_labels_come_as_often_as_in_the_data(tmp_path, shares):
     facts = Facts("zoo", 10, ("a", "b", "c", "d"), shares)
     model = ddpm.load(tiny.run(tmp_path / "r", facts).folder, "cpu")
-    labels = model._labels(20_000, 0, 9, None)
+    labels = model.known_classes().labels(20_000, 0, 9)
     counts = torch.bincount(labels, minlength=4).numpy()
     expected = 20_000 * np.array(shares or (0.25,) * 4)
     assert np.all(counts[expected == 0] == 0)
     some = expected > 0
     # 3 degrees of freedom at the most: 16.3 is passed by one seed in a thousand
     assert np.sum((counts[some] - expected[some]) ** 2 / expected[some]) < 16.3
-    assert torch.equal(model._labels(50, 120, 9, None), labels[120:170])
-    assert shares == (1.0, 0.0, 0.0, 0.0) or not torch.equal(model._labels(50, 0, 10, None), labels[:50])
+    assert torch.equal(model.known_classes().labels(50, 120, 9), labels[120:170])
+    assert shares == (1.0, 0.0, 0.0, 0.0) or not torch.equal(model.known_classes().labels(50, 0, 10), labels[:50])
 
 
 # -- frames ----------------------------------------------------------------------------------------------------

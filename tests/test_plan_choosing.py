@@ -8,7 +8,7 @@ from PIL import Image
 
 import tiny
 from ddpm.build import build_chain
-from ddpm.config import check
+from ddpm.config import DenoiserConfig, LossConfig, check
 from ddpm.data import load, open_source
 from ddpm.errors import UserError
 from ddpm.plan import for_data
@@ -261,3 +261,90 @@ def test_no_more_pictures_a_step_than_there_are(tmp_path):
     assert few.config.train.batch == 5 and "fewer than the usual 32" in reason(few, "batch")
     assert chosen(tiny.photos(tmp_path / "many", 40)).config.train.batch == 32
     assert chosen(tmp_path / "few", train__batch=7).config.train.batch == 7
+
+
+def test_multiples_that_are_no_whole_numbers(tmp_path):
+    """8 groups divide 16, 48 and 64; those of 0.5 and 1.5 times 32."""
+    choices = chosen(tiny.photos(tmp_path / "p", 4), net__channels=32, net__multipliers=(0.5, 1.5, 2))
+    assert choices.config.net.groups == 8
+    assert reason(choices, "levels").startswith("3 of 16 48 64: ")
+
+
+def test_labels_left_out_are_spoken_of(tmp_path):
+    folder = tiny.photos(tmp_path / "p", 4)
+    assert reason(chosen(folder, train__label_drop=0.15), "labels left out") == "of 15 %: asked for"
+    assert not [d for d in chosen(folder).decisions if d.what == "labels left out"]
+
+
+# -- classifiers -----------------------------------------------------------------------------------------------
+
+
+def classifier(folder, device="cpu", seconds=300.0, **asked):
+    return chosen(folder, torch.device(device), seconds, train__task="classifier", **asked)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
+def test_a_classifier_of_every_size_can_be_trained(tmp_path, size, device):
+    folder = tiny.photos(tmp_path / "p", 6, size)
+    config = classifier(folder, device).config
+    assert config.data == chosen(folder, torch.device(device)).config.data
+    narrow = config.with_(net__head_channels=8, train__batch=4)
+    trains_a_step(folder, narrow)
+
+
+@pytest.mark.parametrize("asked", [{}, {"chain__schedule": "linear"}, {"chain__betas": (0.1, 0.2, 0.3)}])
+def test_a_classifier_has_the_chain_of_the_model_it_guides(tmp_path, asked):
+    folder = tiny.photos(tmp_path / "p", 4)
+    assert classifier(folder, **asked).config.chain == chosen(folder, **asked).config.chain
+
+
+@pytest.mark.parametrize(
+    "device, size, patch, attention, head",
+    [
+        ("cpu", (32, 32), 2, (1,), 32),  # 16 and 8 places a side
+        ("cpu", (16, 16), 1, (1,), 32),
+        ("cpu", (8, 8), 1, (0,), 32),
+        ("cuda", (64, 64), 1, (1, 2, 3), 64),  # 64, 32, 16 and 8, as ADM's for 64 x 64
+        ("cuda", (32, 32), 1, (0, 1, 2), 64),
+    ],
+)
+def test_a_classifier_is_adm_s_encoder(tmp_path, device, size, patch, attention, head):
+    config = classifier(tiny.photos(tmp_path / "p", 4), device, data__size=size).config
+    net = config.net
+    assert (net.style, net.scale_shift, net.resample) == ("openai", True, "block")
+    assert (net.patch, net.attention, net.head_channels) == (patch, attention, head)
+    assert config.loss.times == "low-discrepancy" and config.train.preview_every == 0
+    count = classifier(tmp_path / "p", device).decisions[0]
+    assert (count.what, count.value) == ("task", "classifier of 2 classes")
+
+
+@pytest.mark.parametrize("channels", [4, 6, 20, 36, 48, 50, 96])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_heads_of_a_classifier_divide_the_widths_with_attention(tmp_path, device, channels):
+    folder = tiny.photos(tmp_path / "p", 4, (32, 32))
+    net = classifier(folder, device, net__channels=channels).config.net
+    widths = [channels * net.multipliers[k] for k in (*net.attention, -1)]
+    most = 32 if device == "cpu" else 64
+    fitting = [n for n in range(1, most + 1) if all(width % n == 0 for width in widths)]
+    assert net.head_channels == fitting[-1]
+    assert classifier(folder, device, net__heads=2).config.net.head_channels == 0
+
+
+def test_nothing_is_decided_of_what_a_classifier_has_not(tmp_path):
+    folder = tiny.photos(tmp_path / "p", 4)
+    choices = classifier(folder)
+    assert not {"target", "loss", "variance", "labels left out"} & {d.what for d in choices.decisions}
+    assert choices.config.denoiser == DenoiserConfig() and choices.config.loss == LossConfig(
+        times="low-discrepancy"
+    )
+    assert check(choices.config) == choices.config
+    with pytest.raises(UserError, match="--labels none: a classifier learns classes"):
+        classifier(folder, data__labels="none")
+
+
+@pytest.mark.parametrize("count, dropout", [(20, 0.1), (2000, 0.0)])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_few_pictures_take_dropout_of_a_classifier_too(tmp_path, count, dropout, device):
+    np.save(tmp_path / "a.npy", np.zeros((count, 8, 8, 3), np.uint8))
+    assert classifier(tmp_path / "a.npy", device).config.net.dropout == dropout

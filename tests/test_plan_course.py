@@ -174,3 +174,39 @@ def test_what_does_not_fit_is_said_with_its_mend(changes, pictures, words):
 )
 def test_what_just_fits_is_not(changes, pictures):
     assert lines(pictures, **changes) == []
+
+
+# -- classifiers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "device, channels, rate, why",
+    [
+        (CPU, 32, 1e-3, "high, for few steps: 1e-3 for 32 channels"),
+        (CPU, 128, 5e-4, "high, for few steps: 1e-3 for 32 channels, by √(32/128) for the width"),
+        (GPU, 128, 3e-4, "ADM's classifiers' 3e-4 for 128 channels"),
+    ],
+)
+def test_a_classifier_s_rate_and_weight_decay(device, channels, rate, why):
+    asked = {"net.channels": channels, "train.batch": 128, "train.task": "classifier"}
+    choices = Choices(Config(), asked)
+    choose_rate(choices, device)
+    assert choices["optimizer.lr"] == pytest.approx(rate) and choices["optimizer.weight_decay"] == 0.05
+    told = {decision.what: decision.why for decision in choices.decisions}
+    assert told["learning rate"] == why and "by heart" in told["weight decay"]
+    choices = Choices(Config(), {**asked, "optimizer.weight_decay": 0.2})
+    choose_rate(choices, device)
+    assert choices["optimizer.weight_decay"] == 0.2
+    choices = Choices(Config(), {})
+    choose_rate(choices, device)
+    assert choices["optimizer.weight_decay"] == 0.0
+
+
+def test_a_classifier_without_held_out_pictures_is_told_of_them():
+    choices = following(1000, {"train.task": "classifier"})
+    (told,) = [d for d in choices.decisions if d.what == "accuracy"]
+    assert told.value == "of training batches" and "--holdout 0.05" in told.why
+    assert choices["train.preview_every"] == 0
+    lines = horizons(choices.config.with_(train__steps=100_000), 500)
+    assert any("know them by heart" in line and "--data.crop random" in line for line in lines)
+    assert not any("draw" in line for line in lines)

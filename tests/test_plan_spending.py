@@ -81,7 +81,7 @@ def test_the_steps_and_previews_fill_the_time(machine, step, asked):
 
 def test_previews_take_a_tenth_of_the_time_at_the_most(machine, monkeypatch):
     machine["step"] = 1.0
-    monkeypatch.setattr(spending, "_preview_seconds", lambda *_: 40.0)
+    monkeypatch.setattr(spending, "_look_seconds", lambda *_: 40.0)
     for made in (planned(1000.0), planned(None, {"train.steps": 950})):
         train = made.config.train
         previews = -(-train.steps // train.preview_every)  # the last step always makes one
@@ -93,10 +93,37 @@ def test_previews_take_a_tenth_of_the_time_at_the_most(machine, monkeypatch):
 def test_previews_and_checkpoints_asked_for_are_paid_from_the_budget(machine, monkeypatch):
     """100 steps of a second, ten previews of 20 s, 50 checkpoints of 2 s: 4 s a step."""
     machine["step"], machine["load"] = 1.0, Load(25_000_000, 1000, 1000)
-    monkeypatch.setattr(spending, "_preview_seconds", lambda *_: 20.0)
+    monkeypatch.setattr(spending, "_look_seconds", lambda *_: 20.0)
     made = planned(1000.0, {"train.preview_every": 20, "train.checkpoint_every": 1})
     assert made.config.train.steps == pytest.approx(950 / (1 + 20 / 20 + 2), abs=2)
     assert made.expected.seconds == pytest.approx(950, rel=0.03)
+
+
+CLASSIFIER = {"train.task": "classifier", "denoiser.predicts": "eps", "data.holdout": "0.1"}
+
+
+def test_a_classifier_s_looks_are_paid_for(machine, monkeypatch):
+    """950 s less checkpoints with a look, of 6 s each, as many as a twentieth of it has; or one every 20 steps."""
+    machine["step"], machine["load"] = 1.0, Load(1000, 1000, 1000)
+    monkeypatch.setattr(spending, "_look_seconds", lambda *_: 6.0)
+    made = planned(1000.0, {**CLASSIFIER, "train.preview_every": 0})
+    assert made.config.train.steps == pytest.approx(950 - 7 * 6, abs=3)
+    assert made.expected.seconds == pytest.approx(950, rel=0.03)
+    assert "preview" not in said(made, "time") and "preview" not in said(made, "disk")
+    assert said(made, "accuracy").startswith("every checkpoint: ")
+    assert not [d for d in made.decisions if d.what == "previews"]
+    made = planned(1000.0, {**CLASSIFIER, "train.preview_every": 20})
+    assert made.config.train.steps == pytest.approx(950 / (1 + 6 / 20), abs=3)
+    assert "looks at held-out pictures of about 6 s" in said(made, "time") and "look" not in said(made, "disk")
+
+
+def test_a_look_is_of_held_out_pictures_at_every_quarter(machine):
+    """256 of either kind at four levels, a third of a step's work each, and a second for the page."""
+    measured = Measured(0.6, None)
+    choices = Choices(tiny.config(), CLASSIFIER)
+    assert spending._look_seconds(choices, 3, measured) == pytest.approx(1 + 2 * 256 * 4 * 0.6 / 3 / 6)
+    choices = Choices(tiny.config(), {**CLASSIFIER, "data.holdout": ""})
+    assert spending._look_seconds(choices, 3, measured) == 1.0
 
 
 @pytest.mark.parametrize("seconds", [0.001, 2.0, -5.0, 0.0])

@@ -285,3 +285,72 @@ def test_amounts_are_as_a_person_says_them(value, text):
 def test_what_is_held_out_is_said(holdout, said):
     text = words.data(config(data__holdout=holdout, data__flip=False), FACTS)
     assert text.endswith(said) and ("Held out" in text) == bool(holdout)
+
+
+# -- classifiers -----------------------------------------------------------------------------------------------
+
+
+def classifier(looks=(), **changes):
+    """Of a run with held-out pictures; looks: (step, held out, trained on)."""
+    made = config(train__steps=1000, train__batch=100, train__task="classifier", data__holdout="0.1")
+    lines = [{"step": 10 * (i + 1), "loss": 0.1, "accuracy": 0.9} for i in range(100)]
+    lines += [{"step": s, "held_out_accuracy": a, "trained_on_accuracy": b} for s, a, b in looks]
+    return advice(**{"config": made, "records": lines, "copied": None, **changes})
+
+
+def test_a_good_classifier_is_told_how_to_guide():
+    found = classifier([(300, 0.6, 0.6), (600, 0.7, 0.71), (1000, 0.75, 0.76)])
+    assert set(found) == {"Guide a model with it"}
+    command = "ddpm sample MODEL -n 64 --class ant --classifier runs/zoo --classifier-scale 1"
+    assert found["Guide a model with it"].command == command and "8 x 8" in found["Guide a model with it"].why
+
+
+@pytest.mark.parametrize(
+    "looks, speaks",
+    [
+        ([(300, 0.7, 0.7), (600, 0.68, 0.75), (1000, 0.65, 0.8)], True),  # one falls, the other rises
+        ([(300, 0.7, 0.7), (600, 0.72, 0.75), (1000, 0.73, 0.83)], True),  # apart
+        ([(300, 0.7, 0.7), (600, 0.72, 0.75), (1000, 0.69, 0.74)], False),  # within chance
+        ([(300, 0.7, 0.7), (1000, 0.5, 0.9)], False),  # too few looks to say
+        ([], False),
+    ],
+)
+def test_a_classifier_that_learns_by_heart_is_told_what_helps(looks, speaks):
+    found = classifier(looks)
+    assert ("Keep it from learning pictures by heart" in found) == speaks
+    if speaks:
+        one = found["Keep it from learning pictures by heart"]
+        assert f"{looks[-1][1]:.1%} of held-out pictures" in one.why and f"{looks[-1][2]:.1%}" in one.why
+        assert "--crop random" in one.why and "--optimizer.weight-decay 0.05" in one.command
+
+
+def test_what_helps_is_what_is_not_done_yet():
+    looks = [(300, 0.7, 0.7), (600, 0.68, 0.75), (1000, 0.65, 0.8)]
+    made = config(train__steps=1000, train__batch=100, train__task="classifier", data__holdout="0.1")
+    made = made.with_(data__crop="random", data__flip=True, optimizer__weight_decay=0.1)
+    one = classifier(looks, config=made)["Keep it from learning pictures by heart"]
+    assert "--crop" not in one.why and "--data.flip" not in one.why and "more weight decay (0.2)" in one.why
+    assert "--crop" not in one.command
+
+
+def test_a_classifier_without_held_out_pictures_is_asked_to_hold_some_out():
+    made = config(train__steps=1000, train__batch=100, train__task="classifier")
+    found = classifier(config=made, command="ddpm train zoo --task classifier --budget 5m")
+    command = "ddpm train zoo --task classifier --steps 1000 --holdout 0.05 --out runs/zoo-held-out"
+    assert found["Hold some pictures out"].command == command
+
+
+def test_a_classifier_is_not_told_of_pictures_it_cannot_draw():
+    shares = Facts("zoo", 1_000, ("ant", "bee"), (0.95, 0.05), skipped=3)
+    plan = ("size 8 x 8: sized for 60 s on cpu; --size asks for more",)
+    noise = np.random.default_rng(0).normal(0, 0.01, 100)
+    lines = [
+        {"step": 10 * (i + 1), "loss": v, "accuracy": 0.5, "gradient": 9.0}
+        for i, v in enumerate(np.linspace(2.0, 1.0, 100) + noise)
+    ]
+    found = classifier(facts=shares, plan=plan, records=lines)
+    assert {"Give it more pictures", "Even out the classes", "Mend the unreadable pictures"} < set(found)
+    assert "recognised the least" in found["Even out the classes"].why
+    assert found["Train for longer"].why.startswith("The loss still fell")
+    text = " ".join(f"{name} {one.why} {one.command}" for name, one in found.items())
+    assert "its samples" not in text and "-lower-rate" not in text and "Go larger" not in found

@@ -43,7 +43,7 @@ def test_news_are_told_once_and_in_order(made):
     events = follower.news()
     assert kinds(events) == [(Logged, 4), (Logged, 6), (Evaluated, 6), (Saved, 6), (Previewed, 6)]
     assert events[2] == Evaluated(6, 0.5, 0.25) and events[3].path == path
-    assert follower.newest_preview() == made.folder / "samples" / "000000006.png"
+    assert follower.newest_look() == made.folder / "samples" / "000000006.png"
     assert not follower.complete and follower.news() == []
 
 
@@ -125,3 +125,22 @@ def test_nothing_is_touched(made):
 def test_no_run_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         Follower(Run(tmp_path))
+
+
+def test_a_classifier_s_news(tmp_path):
+    """Accuracies in place of errors, and a checkpoint where others have a preview."""
+    made = Run.create(tmp_path / "zoo", Description(config(train__task="classifier"), ANIMALS))
+    follower = Follower(made)
+    follower.news()
+    line = {"step": 6, "loss": 1.5, "accuracy": 0.5, "accuracy_quarters": [0.75, None, 0.5, 0.25]}
+    made.log({**line, "lr": 1e-3, "gradient": 2.0, "pictures_per_second": 12.0, "seconds": 3.0})
+    looked = {"held_out_accuracy": 0.4, "held_out_quarters": [0.5, 0.5, 0.4, 0.2]}
+    made.log({"step": 6, **looked, "trained_on_accuracy": 0.45, "trained_on_quarters": [0.6, 0.5, 0.5, 0.2]})
+    made.log({"step": 6, "held_out_accuracy": 0.4})  # not a whole one
+    path = checkpoint(made, 6)
+    first, second, third = follower.news()
+    assert first == Logged(6, 1.5, None, (0.75, None, 0.5, 0.25), 1e-3, 2.0, 12.0, 3.0, 3.0, None, 0.5)
+    assert second == Evaluated(6, 0.4, 0.45, (0.5, 0.5, 0.4, 0.2), (0.6, 0.5, 0.5, 0.2))
+    assert third == Saved(6, path) and follower.newest_look() == path
+    checkpoint(made, 12)
+    assert [type(event) for event in follower.news()] == [Saved, Ended] and follower.complete

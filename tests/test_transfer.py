@@ -6,7 +6,7 @@ import torch
 import ddpm
 import tiny
 from ddpm.build import build_chain, build_denoiser, build_net
-from ddpm.config import Config
+from ddpm.config import Config, check
 from ddpm.errors import UserError
 from ddpm.store import Facts
 from ddpm.transfer import open_origin, settings, starting_weights
@@ -201,6 +201,110 @@ def test_attention_s_options_are_the_weights_own(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             settings(origin, {name: value})
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------
+
+CLASSIFIER = {"train__task": "classifier", "denoiser__predicts": "eps"}  # of a classifier nothing of it is asked
+
+
+def classifier(folder, facts=tiny.ANIMALS, **changes):
+    return open_origin(str(tiny.run(folder, facts, **CLASSIFIER, **changes).folder))
+
+
+def made_of(values):
+    return Config().with_(**{name.replace(".", "__"): value for name, value in values.items()})
+
+
+def logits(config, weights, classes):
+    net = build_net(config, classes).eval()
+    net.load_state_dict(weights)
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return net(x, torch.tensor([0.0, 7.0, 30.0]))
+
+
+def test_a_classifier_starts_from_a_classifier_class_by_class(tmp_path):
+    origin = classifier(tmp_path / "zoo")
+    values, reasons = settings(origin, {})
+    config = made_of(values)
+    assert config.train.task == "classifier" and check(config) == config
+    assert reasons[0].endswith("net, chain and channels are its own")
+    had = logits(origin.description.config, origin.weights, 3)
+    weights, notes = starting_weights(config, ("cat", "dog", "ant"), origin)
+    has = logits(config, weights, 3)
+    torch.testing.assert_close(has[:, [2, 0]], had[:, [0, 2]])
+    torch.testing.assert_close(has[:, 1], had.mean(1))  # logits are linear in the rows
+    assert notes == (
+        "new classes, which start as the mean of the model's: dog",
+        "classes of the model that are not in the data: bee",
+    )
+
+
+def test_a_classifier_starts_from_the_way_down_of_a_model_of_pictures(tmp_path, zoo):
+    """Its features after the middle are the model's as it sees half ants and half cats, its mean class."""
+    values, reasons = settings(zoo, {"train.task": "classifier"})
+    config = made_of(values)
+    assert config.train.task == "classifier" and check(config) == config and config.net == tiny.config().net
+    assert reasons == (f"starts from the way down of {zoo.name}: net, chain and channels are its own",)
+    weights, notes = starting_weights(config, ("x", "y"), zoo)
+    assert notes == (
+        "the model's 3 classes are averaged: a classifier is told none",
+        "its way up is left out; what pools its features to classes starts afresh",
+    )
+    mixed = dict(zoo.weights)
+    mixed["label.weight"] = ((mixed["label.weight"][0] + mixed["label.weight"][2]) / 2).repeat(3, 1)
+    features = []
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([0.0, 7.0, 30.0])
+    for net, state in ((build_net(config, 2), weights), (build_net(tiny.config(), 3), mixed)):
+        net.load_state_dict(state)
+        net.middle2.register_forward_hook(lambda module, inputs, output: features.append(output))
+        with torch.no_grad():
+            net.eval()(x, t, **({"label": torch.zeros(3).long()} if len(features) else {}))
+    torch.testing.assert_close(features[0], features[1], rtol=1e-5, atol=1e-5)
+    fresh = build_net(config, 2).state_dict()
+    assert all(torch.equal(weights[key], fresh[key]) for key in fresh if key.startswith(("pool.", "norm_out.")))
+
+
+@pytest.mark.parametrize(
+    ("had", "asked", "message"),
+    [
+        ("classifier", {"train.task": "image"}, "--task image: .*zoo was trained with --task classifier"),
+        ("classifier", {"data.size": (16, 16)}, "--size 16 16: .*zoo was trained with 8 8"),
+        ("classifier", {"train.task": "upsampler"}, "--task upsampler: .*zoo was trained with --task classifier"),
+        ("upsampler", {"train.task": "classifier"}, "--task classifier: .*zoo was trained with --task upsampler"),
+        ("upsampler", {"train.task": "image"}, "--task image: .*zoo was trained with --task upsampler"),
+        ("image", {"train.task": "upsampler"}, "--task upsampler: .*zoo was trained with --task image"),
+        ("image", {"train.task": "classifier", "net.style": "openai"}, "--net.style openai: .*trained with ho"),
+    ],
+)
+def test_another_task_is_refused(tmp_path, had, asked, message):
+    changes = {} if had == "classifier" else {"train__task": had}
+    made = classifier(tmp_path / "zoo") if had == "classifier" else None
+    origin = made or open_origin(str(tiny.run(tmp_path / "zoo", **changes).folder))
+    with pytest.raises(UserError, match=message):
+        settings(origin, asked)
+
+
+def test_labels_left_out_for_the_first_time_start_as_the_mean_class(tmp_path, zoo):
+    """With a class the model draws as before; without, as one whose embedding is the mean: half ant, half cat."""
+    config = tiny.config(train__label_drop=0.1)
+    values, _ = settings(zoo, {"train.label_drop": 0.1})
+    assert made_of(values).train.label_drop == 0.1
+    weights, notes = starting_weights(config, tiny.ANIMALS.classes, zoo)
+    assert notes == ("the model drew with a class alone: without one it starts as with the mean of its classes",)
+    mixed = dict(zoo.weights)
+    mixed["label.weight"] = ((mixed["label.weight"][0] + mixed["label.weight"][2]) / 2).repeat(3, 1)
+    for label in ([0, 1, 2], [2, 2, 0]):
+        torch.testing.assert_close(
+            output(config, weights, 3, label), output(config, zoo.weights, 3, label), rtol=1e-5, atol=1e-5
+        )
+    torch.testing.assert_close(
+        output(config, weights, 3, [-1, -1, -1]), output(config, mixed, 3, [0, 0, 0]), rtol=1e-5, atol=1e-5
+    )
+    knows = open_origin(str(tiny.run(tmp_path / "knows", train__label_drop=0.2).folder))
+    weights, notes = starting_weights(config, tiny.ANIMALS.classes, knows)
+    assert notes == () and torch.equal(weights["label.weight"], knows.weights["label.weight"])
 
 
 def test_weights_that_are_not_the_net_described(zoo):

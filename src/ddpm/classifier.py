@@ -33,10 +33,17 @@ class Classifier(nn.Module):
         The net is told the timestep at which its own chain is as noisy: the same one, if the other was made from
         the same schedule. Levels beyond its ends are taken for the ends.
         """
+        # Clones made here, since a caller in inference mode has tensors that no gradient can be taken of.
+        with torch.inference_mode(False), torch.enable_grad():
+            x, label = xt.detach().clone().requires_grad_(), label.clone()
+            logits = self.net(x, self._told(chain, t, x))
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            chosen = logits.log_softmax(1).gather(1, label[:, None]).sum()
+            return torch.autograd.grad(chosen, x)[0]
+
+    def _told(self, chain: Chain, t: Level, xt: Tensor) -> Float[Tensor, "B"]:
         level = t if isinstance(t, int) else t.cpu().numpy()
         told = np.interp(chain.gamma[level], self.chain.gamma[1:], self.chain.timestep[1:])
-        timestep = torch.as_tensor(told, device=xt.device).to(torch.float32).expand(len(xt))
-        with torch.enable_grad():
-            x = xt.detach().requires_grad_()
-            chosen = self.net(x, timestep).float().log_softmax(1).gather(1, label[:, None]).sum()
-            return torch.autograd.grad(chosen, x)[0]
+        if isinstance(t, int):
+            return torch.full((len(xt),), float(told), device=xt.device)
+        return torch.from_numpy(told).to(xt.device, torch.float32)

@@ -177,7 +177,7 @@ class TrainConfig:
     log_every: int = 50
     """Steps between two lines of the log."""
     preview_every: int = 5000
-    """Steps between two preview grids; 0 for none."""
+    """Steps between two looks: a preview grid, held-out pictures; 0 for no grid, and a look at each checkpoint."""
     checkpoint_every: int = 5000
     """Steps between two checkpoints; the last step always makes one."""
     keep: int = 2
@@ -210,9 +210,57 @@ class Config:
         return config
 
 
+_WITHOUT: dict[str, tuple[str, ...]] = {
+    "image": ("data.low_size",),
+    "classifier": (
+        "data.low_size",
+        *(f"denoiser.{item.name}" for item in dataclasses.fields(DenoiserConfig)),
+        *(f"loss.{item.name}" for item in dataclasses.fields(LossConfig) if item.name != "times"),
+        "train.label_drop",
+    ),
+}
+_REFUSED_BY_CLASSIFIERS = ("denoiser.predicts", "denoiser.variance", "loss.kind", "loss.error", "loss.weight")
+
+
+def meaningless(config: Config) -> frozenset[str]:
+    """The fields, by dotted name, that mean nothing for the config's task."""
+    return frozenset(_WITHOUT.get(config.train.task, ()))
+
+
+def _check_classifier(config: Config) -> None:
+    """UserError for what only models of pictures have, unless it is as if it had been left out."""
+    if config.data.labels == "none":
+        raise UserError("--labels none: a classifier learns classes; leave it out")
+    for name in _REFUSED_BY_CLASSIFIERS:
+        section, _, item = name.partition(".")
+        value = getattr(getattr(config, section), item)
+        if value != getattr(getattr(Config(), section), item):
+            raise UserError(
+                f"--{name} {value}: is of models of pictures; a classifier has logits and the cross-entropy, "
+                "leave it out"
+            )
+
+
+def _check_small(data: DataConfig, upsamples: bool) -> None:
+    """UserError for small pictures that no upsampler could enlarge, or that there is no upsampler for."""
+    given = any(data.low_size)
+    low = data.low_size if given else data.small
+    shown, size = (" ".join(map(str, pair)) for pair in (low, data.size))
+    if given and not upsamples:
+        raise UserError(f"--data.low-size {shown}: is of upsamplers; add --task upsampler, or leave it out")
+    if upsamples and not all(1 <= small < side for small, side in zip(low, data.size, strict=True)):
+        raise UserError(
+            f"--data.low-size {shown}: is at least 1 1, and less than the size, {size}, in both directions; give "
+            "another, or another --size"
+        )
+
+
 def check(config: Config) -> Config:
     """The config itself; UserError names the option out of its range. Net sizes are checked by the net."""
     data, net, optimizer, train = config.data, config.net, config.optimizer, config.train
+    if train.task == "classifier":
+        _check_classifier(config)
+    _check_small(data, train.task == "upsampler")
     learned = config.denoiser.variance in ("learned", "learned_range")
     weighable = config.loss.weight == "simple" or config.denoiser.predicts != "mean"
     rules: list[tuple[str, Any, bool, str]] = [
@@ -279,6 +327,12 @@ def check(config: Config) -> Config:
         ("--optimizer.clip", optimizer.clip, optimizer.clip >= 0, "is not negative"),
         ("--optimizer.ema", optimizer.ema, 0 <= optimizer.ema < 1, "lies in [0, 1)"),
         ("--label-drop", train.label_drop, 0 <= train.label_drop < 1, "lies in [0, 1)"),
+        (
+            "--label-drop",
+            train.label_drop,
+            not train.label_drop or train.task != "classifier",
+            "is of models of pictures; a classifier learns from every label, leave it out",
+        ),
         ("--steps", train.steps, train.steps >= 1, "is at least 1"),
         ("--batch", train.batch, train.batch >= 1, "is at least 1"),
         (

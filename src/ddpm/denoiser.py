@@ -169,12 +169,20 @@ class Denoiser(nn.Module):
     def shifted(self, xt: Float[Tensor, "B *D"], t: Level, prediction: Prediction) -> Prediction:
         """The prediction with a classifier's score in it: ε̂ − σ_t·score (Dhariwal & Nichol 2021, algorithm 2).
 
-        For samplers that follow the score instead of drawing from p(x_s|x_t). Not clipped again, as published.
+        For samplers that follow the score instead of drawing from p(x_s|x_t). `clip` clips again, which the
+        published code does not: x̂_0 moves by σ²/α·score, and where there is next to no signal, as at the end of
+        the cosine schedule, the smallest error in the score would outweigh the picture.
         """
         if prediction.score is None:
             return prediction
-        eps = mix(1.0, prediction.eps, -self.chain.sigma(t, xt), prediction.score)
-        x0 = mix(1.0, xt, -self.chain.sigma(t, xt), eps).div_(self.chain.alpha(t, xt))
+        alpha, sigma = self.chain.alpha(t, xt), self.chain.sigma(t, xt)
+        # not (x_t − σ_t ε̂)/α_t, whose rounding is multiplied by 1/α_t where there is next to no signal
+        x0 = mix(1.0, prediction.x0, sigma * sigma / alpha, prediction.score)
+        if self.clip:
+            x0 = x0.clamp(-1.0, 1.0)
+            eps = mix(1.0, xt, -alpha, x0).div_(sigma)
+        else:
+            eps = mix(1.0, prediction.eps, -sigma, prediction.score)
         return Prediction(x0, eps, prediction.variance_output)
 
     def log_variance(self, t: Level, s: Level) -> Any:

@@ -27,14 +27,15 @@ class Stepped:
 class Logged:
     """Means over the steps since the last one of these.
 
-    quarters: the net's squared error at the levels of each quarter of the chain, clean to noisy; None where none
-    was drawn. gradient: norm before clipping. seconds: spent training so far, seconds_left: still to come. vlb:
-    the bound's T terms in bits/dim (without the prior), of the losses that know them.
+    mse: the net's squared error; of a classifier None, and accuracy is the share of noisy pictures it was right
+    about. quarters: either at the levels of each quarter of the chain, clean to noisy; None where none was drawn.
+    gradient: norm before clipping. seconds: spent training so far, seconds_left: still to come. vlb: the bound's T
+    terms in bits/dim (without the prior), of the losses that know them.
     """
 
     step: int
     loss: float
-    mse: float
+    mse: float | None
     quarters: tuple[float | None, ...]
     lr: float
     gradient: float
@@ -42,16 +43,22 @@ class Logged:
     seconds: float
     seconds_left: float
     vlb: float | None = None
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The averaged net's squared error on pictures it never sees, and on as many it trains on, at the same levels
-    and noise."""
+    """How the averaged net does on pictures it never sees and on as many trained on, at the same levels and noise.
+
+    It is the mean squared error. Of a classifier it is the accuracy, which comes by quarter of the chain besides,
+    clean to noisy, None where a chain of fewer levels has none; the quarters are empty for the error.
+    """
 
     step: int
     held_out: float
     trained_on: float
+    held_out_quarters: tuple[float | None, ...] = ()
+    trained_on_quarters: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)

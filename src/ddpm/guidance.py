@@ -3,10 +3,10 @@
     classifier-free   ε̂ = ε̂_u + s (ε̂_c − ε̂_u)                  (Ho & Salimans 2022, eq. 6 with s = 1 + w)
     by a classifier   ∇ log p(x_t) + s ∇ log p(y|x_t)            (Dhariwal & Nichol 2021, section 4)
 
-The first asks one net with the label and without, which needs labels left out in training. s = 1 is the
-conditional model itself, and the second question is not asked. The second asks a classifier of noisy pictures, and
-s = 0 is the model itself; ancestral sampling moves its mean by Σ·score, deterministic samplers take σ_t·score from
-ε̂. The two can be had together.
+The first asks one net with the label and without, which needs labels left out in training; s = 1 is the model with
+it and s = 0 the one without, and the other is not asked. The second asks a classifier of noisy pictures, and s = 0
+is the model itself; ancestral sampling moves its mean by Σ·score, deterministic samplers take σ_t·score from ε̂.
+They can be had together. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ddpm.chain import Level
@@ -41,11 +41,10 @@ class ClassifierFree:
     def __call__(self, model: Denoiser, xt: Float[Tensor, "B *D"], t: Level, **cond: Any) -> Prediction:
         if self.scale == 1.0 or not self._guides(model, t):
             return model.plain(xt, t, **cond)
-        label = cond["label"]
-        both = {
-            key: torch.cat([value, torch.full_like(label, NO_CLASS) if key == "label" else value])
-            for key, value in cond.items()
-        }
+        none = torch.full_like(cond["label"], NO_CLASS)
+        if self.scale == 0.0:
+            return model.plain(xt, t, **{**cond, "label": none})
+        both = {key: torch.cat([value, none if key == "label" else value]) for key, value in cond.items()}
         twice = t if isinstance(t, int) else torch.cat([t, t])
         given, without = model.output(torch.cat([xt, xt]), twice, **both).chunk(2)
         mean, variance = model.parts(given, xt)
@@ -67,14 +66,14 @@ class ClassifierFree:
 class ByClassifier:
     """The prediction with `scale` times a classifier's score beside it; `base` guides it further, None for not.
 
-    numbers: the classifier's number of each label; None where they are the same. conditional: whether the model is
-    told the label, too.
+    numbers: the classifier's number of each label, on its device; None where they are the same. conditional: the
+    model is told the label, too.
     """
 
     classifier: Classifier
     scale: float
     base: ClassifierFree | None = None
-    numbers: tuple[int, ...] | None = None
+    numbers: Int64[Tensor, "K"] | None = None
     conditional: bool = True
 
     def __call__(self, model: Denoiser, xt: Float[Tensor, "B *D"], t: Level, **cond: Any) -> Prediction:
@@ -82,5 +81,5 @@ class ByClassifier:
         prediction = self.base(model, xt, t, **cond) if self.base else model.plain(xt, t, **cond)
         if self.scale == 0.0:
             return prediction
-        number = label if self.numbers is None else torch.tensor(self.numbers, device=label.device)[label]
+        number = label if self.numbers is None else self.numbers[label]
         return prediction._replace(score=self.scale * self.classifier.score(xt, number, model.chain, t))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ddpm.classifier import Classifier
 from ddpm.errors import UserError
 from ddpm.guidance import ByClassifier, ClassifierFree
@@ -91,7 +93,9 @@ class Guide:
                 f"--classifier {classifier.name}: does not know the class {missing[0]} of {name}; it knows "
                 f"{', '.join(classifier.classes[:20])}"
             )
-        numbers = tuple(classifier.classes.index(one) for one in classes) if classes else None
+        same = classes == classifier.classes[: len(classes)]
+        device = next(classifier.model.parameters()).device
+        numbers = None if same else torch.tensor([classifier.classes.index(one) for one in classes], device=device)
         return ByClassifier(classifier.model, self.classifier_scale, free, numbers, bool(classes))
 
     def _free(self, name: str, of: Description, T: int) -> ClassifierFree | None:
@@ -106,7 +110,7 @@ class Guide:
         if not of.config.train.label_drop:
             raise UserError(
                 f"--cfg-scale {self.cfg_scale:g}: {name} was trained with a label on every picture and cannot "
-                f"draw without; teach it with ddpm train DATA --init-from {name} --label-drop 0.1"
+                f"draw without; teach it with ddpm train DATA --init-from MODEL --label-drop 0.1"
             )
         return ClassifierFree(self.cfg_scale, self.cfg_interval)
 

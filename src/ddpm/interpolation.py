@@ -22,8 +22,6 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm.atomic import write_json
-from ddpm.config import DataConfig
-from ddpm.data import decode
 from ddpm.draw import picture
 from ddpm.errors import UserError
 from ddpm.samples import check_out, in_a_name, text_of, written
@@ -121,7 +119,7 @@ def interpolate(
     tick = ticks(progress, len(walks.batches(len(lambdas))) * sum(places))
     made = []
     for place in places:
-        from_a, from_b = noised(walks, a, place, eps), noised(walks, b, place, eps)
+        from_a, from_b = walks.noised(a, place, eps), walks.noised(b, place, eps)
         start = torch.cat([between(from_a, from_b, share, mode) for share in lambdas])
         parts = []
         for rows in walks.batches(len(lambdas)):
@@ -138,16 +136,6 @@ def interpolate(
     labels = None if label is None else tuple(label.tolist())
     record = {**walks.about, "mode": mode, "t": list(levels), "lambdas": list(lambdas)}
     return Interpolation(np.stack(sources), tuple(levels), tuple(lambdas), np.stack(made), labels, classes, record)
-
-
-def noised(
-    walks: Walks, x0: Float[Tensor, "1 C H W"], place: int, eps: Float[Tensor, "1 C H W"]
-) -> Float[Tensor, "1 C H W"]:
-    """x_t = α_t x_0 + σ_t ε at a level of the grid; at t = T, which is pure noise to the model, ε alone."""
-    chain = walks.model.chain
-    if chain.timestep[place] == walks.model.native.timestep[-1]:
-        return eps
-    return chain.q(x0, place).sample(eps)
 
 
 def between(a: Float[Tensor, "*D"], b: Float[Tensor, "*D"], share: float, mode: Mode) -> Float[Tensor, "*D"]:
@@ -187,23 +175,3 @@ def check_shares(lambdas: Iterable[int | float], mode: str) -> tuple[float, ...]
     if mode not in get_args(Mode):
         raise UserError(f"--mode {mode}: takes linear or slerp")
     return shares
-
-
-def brought(image: np.ndarray | Image.Image, to: DataConfig, name: str) -> np.ndarray:
-    """uint8 [C, H, W] of the size and channels the model was trained at, of a picture or uint8 [C, H, W] of any.
-
-    By the rules of `data.decode`, as the model's data was; the crop random cuts from the centre.
-    """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or len(image) not in (1, 3, 4) or not image.size:
-            raise UserError(
-                f"{name}: an array of {image.dtype} {list(image.shape)}; takes uint8 [C, H, W] with 1, 3 or 4 "
-                "channels, or a Pillow picture"
-            )
-        image = picture(image)
-    crop = "centre" if to.crop == "random" else to.crop
-    try:
-        made: np.ndarray = decode.fit(image, decode.Fit(to.size, to.channels, crop, to.background))
-    except Exception as error:  # PIL's readers raise almost anything for a broken file
-        raise UserError(f"{name}: cannot be decoded ({decode.reason(error)}); give another picture") from None
-    return made

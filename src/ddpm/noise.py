@@ -45,6 +45,7 @@ class Purpose(IntEnum):
     LABEL_DROP = 12
     KNOWN = 13
     RENOISE = 14
+    STAGE = 15
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -89,6 +90,12 @@ def uniform(seed: int, purpose: Purpose, samples: Tensor, step: int, count: int 
     return (bits(seed, purpose, samples, step, count).double() + 0.5) * 2.0**-32
 
 
+def another_seed(seed: int, purpose: Purpose, sample: int, step: int) -> int:
+    """A seed in [0, 2^64) for what has purposes of its own: it shares no number with `seed`, nor with others."""
+    high, low = bits(seed, purpose, torch.tensor([sample]), step, 2)[0].tolist()
+    return int(high << 32 | low)
+
+
 def normals(seed: int, purpose: Purpose, samples: Tensor, steps: Tensor, shape: Sequence[int]) -> Tensor:
     """Standard normals float32 [S, B, *shape] for samples int64[B] and steps int64[S].
 
@@ -118,11 +125,19 @@ class WalkNoise:
     """The noise of one walk: `noise(0)` starts it, `noise(t)` belongs to the transition away from level t.
 
     float32 [B, *shape] for samples int64[B], made for a block of steps at once and kept until another block
-    is asked for.
+    is asked for. Another purpose is for what else a walk draws at its steps.
     """
 
-    def __init__(self, seed: int, samples: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        seed: int,
+        samples: Tensor,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        purpose: Purpose = Purpose.WALK,
+    ):
         self.seed, self.samples, self.shape, self.dtype = seed, samples, tuple(shape), dtype
+        self.purpose = purpose
         self.steps_per_block = max(1, _NUMBERS_PER_BLOCK // max(1, len(samples) * math.prod(shape)))
         self._block: tuple[Tensor, ...] = ()
         self._first = -1
@@ -133,7 +148,7 @@ class WalkNoise:
             # Blocks end at the step asked for, since a walk goes down; the start is made alone.
             self._first = max(0, step - self.steps_per_block + 1)
             steps = torch.arange(self._first, step + 1)
-            made = normals(self.seed, Purpose.WALK, self.samples, steps, self.shape).to(self.dtype)
+            made = normals(self.seed, self.purpose, self.samples, steps, self.shape).to(self.dtype)
             self._block = made.unbind(0)
             offset = step - self._first
         return self._block[offset]

@@ -7,30 +7,30 @@ pictures.save("flowers")
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ddpm.classes import Classes
+from ddpm.data.given import Given, brought, parted
 from ddpm.denoiser import Denoiser
+from ddpm.editing import Edits, edit
 from ddpm.errors import UserError
 from ddpm.grids import Grid, choose_grid
+from ddpm.guidance import NO_CLASS
 from ddpm.guide import UNGUIDED, Guide
-from ddpm.interpolation import LAMBDAS, Interpolation, Mode, brought, check_shares, interpolate
+from ddpm.inpainting import Inpainting, inpaint
+from ddpm.interpolation import LAMBDAS, Interpolation, Mode, check_shares, interpolate
 from ddpm.nets.levels import check_size
-from ddpm.noise import Purpose, uniform
 from ddpm.progressive import Completions, Progressive, completions, progressive
 from ddpm.samplers import make_sampler
 from ddpm.samples import Samples
 from ddpm.store import Description
-from ddpm.walks import Progress, Walks, pixels, ticks, usual_batch
-
-_FILM_FRAMES, _FILM_PICTURES = 40, 64
-_LISTED = 20  # classes at the most in a message
+from ddpm.upsampling import check_base, enlarged, followed, source_of, stage_seed, told, without_class
+from ddpm.walks import Progress, Walks, check_count, levels_of, usual_batch
 
 
 class Pipeline:
@@ -68,23 +68,12 @@ class Pipeline:
 
     def class_number(self, label: str | int, guide: Guide = UNGUIDED) -> int:
         """The number of a class given by number or name; of a guide's classifier where the model has none."""
-        classes = self._classes(guide)
-        if not classes:
-            raise UserError(f"--class {label}: {self.name} was trained without classes")
-        text = str(label)
-        if text in classes:
-            return classes.index(text)
-        if text.isdecimal() and int(text) < len(classes):
-            return int(text)
-        listed = ", ".join(f"{i} {name}" for i, name in enumerate(classes[:_LISTED]))
-        listed += f" and {len(classes) - _LISTED:,} more" if len(classes) > _LISTED else ""
-        near = difflib.get_close_matches(text, classes, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"--class {label}: no such class; {hint}there are {listed}")
+        return self.known_classes(guide).number(label)
 
-    def _classes(self, guide: Guide) -> tuple[str, ...]:
+    def known_classes(self, guide: Guide = UNGUIDED) -> Classes:
         """The classes that can be asked for: the model's, or those a classifier guides it to."""
-        return self.classes or (guide.by_classifier.classes if guide.by_classifier else ())
+        names = self.classes or (guide.by_classifier.classes if guide.by_classifier else ())
+        return Classes(self.name, names, self.description.facts.frequencies)
 
     def sample(
         self,
@@ -120,28 +109,60 @@ class Pipeline:
             low: for an upsampler the small pictures to enlarge, uint8 [n, C, h, w].
         """
         check_count(n, first)
-        small = self._small(low, n)
+        small = told(self.name, self.description.config, low, n)
         walks = self._walks(n, sampler, steps, eta, seed, size, batch, grid, guide)
-        labels = self._labels(n, first, seed, label, guide)
-        T = walks.model.chain.T
-        wanted = {round(i * T / _FILM_FRAMES) for i in range(_FILM_FRAMES + 1)} | {T}
-        drawn, kept = [], []
-        tick = ticks(progress, len(walks.batches(n)) * T)
-        for rows in walks.batches(n):
-            noise = walks.noise(first, rows)
-            x = noise(0)
-            of, given = (None if one is None else one[rows] for one in (labels, small))
-            for i, step in enumerate(walks.down(x, noise, of, low=given)):
-                if frames and rows.start == 0 and i in wanted:
-                    kept.append(pixels(x[:_FILM_PICTURES]))
-                x = step.x
-                tick()
-            drawn.append(pixels(x))
-            if frames and rows.start == 0:
-                kept.append(drawn[0][:_FILM_PICTURES])
+        known, free = self.known_classes(guide), self.description.config.train.label_drop > 0
+        if small is not None and label is None:
+            labels = without_class(self.name, known.names, free and not guide.by_classifier, n)
+        else:
+            labels = known.labels(n, first, seed, label)
+        made, kept = walks.drawn(n, first, labels, small, frames, progress)
         record = {**walks.about, "first": first}
-        classes = None if labels is None else tuple(labels.tolist())
-        return Samples(np.concatenate(drawn), classes, self._classes(guide), record, tuple(kept))
+        named = None if labels is None or labels[0] == NO_CLASS else tuple(labels.tolist())
+        return Samples(made, named, known.names, record, kept)
+
+    def upsample(
+        self,
+        of: Samples,
+        *,
+        sampler: str = "ddim",
+        steps: int | str | Sequence[int] | None = None,
+        eta: float = 0.0,
+        seed: int | None = None,
+        label: str | int | Sequence[str | int] | None = None,
+        batch: int | None = None,
+        frames: bool = False,
+        progress: Progress | None = None,
+        grid: str | Path = "even",
+        guide: Guide = UNGUIDED,
+    ) -> Samples:
+        """Pictures that another model has drawn, enlarged: `up.upsample(base.sample(16))` is a cascade of two.
+
+        Each keeps its number, and its class where both models know it by the same name.
+
+        Args:
+            seed: by default that of the pictures, with which an upsampler's noise has no number in common.
+            label: a class by name or number, for all or one each, in place of theirs.
+
+        The rest as in `sample`. UserError unless this model enlarges pictures of their size, channels and classes.
+        """
+        check_base(self.name, self.description.config, source_of(of), of.pixels.shape[2:], of.pixels.shape[1])
+        made = self.sample(
+            len(of),
+            sampler=sampler,
+            steps=steps,
+            eta=eta,
+            seed=of.record.get("seed", 0) if seed is None else seed,
+            label=followed(self.name, self.known_classes(guide).names, of) if label is None else label,
+            batch=batch,
+            first=of.record.get("first", 0),
+            frames=frames,
+            progress=progress,
+            grid=grid,
+            guide=guide,
+            low=of.pixels,
+        )
+        return enlarged(made, of)
 
     def progressive(
         self,
@@ -156,15 +177,18 @@ class Pipeline:
         batch: int | None = None,
         first: int = 0,
         progress: Progress | None = None,
+        guide: Guide = UNGUIDED,
     ) -> Progressive:
         """The pictures of `sample`, and x_t and x̂_0 at `shown` levels of their walks (Ho et al. 2020, figure 6).
 
         The levels lie evenly over the steps, the first and the last among them; the rest as in `sample`.
         """
+        self._alone("progressive")
         check_count(n, first)
-        walks = self._walks(n, sampler, steps, eta, seed, batch=batch)
-        labels = self._labels(n, first, seed, label)
-        return progressive(walks, n, first, labels, self.classes, shown, progress)
+        walks = self._walks(n, sampler, steps, eta, seed, batch=batch, guide=guide)
+        classes = self.known_classes(guide)
+        labels = classes.labels(n, first, seed, label)
+        return progressive(walks, n, first, labels, classes.names, shown, progress)
 
     def completions(
         self,
@@ -179,6 +203,7 @@ class Pipeline:
         label: str | int | None = None,
         batch: int | None = None,
         progress: Progress | None = None,
+        guide: Guide = UNGUIDED,
     ) -> Completions:
         """What n walks make of one x_t, which is that of picture `first` of a seed (Ho et al. 2020, figure 7).
 
@@ -186,11 +211,14 @@ class Pipeline:
             t: a level of noise of the model, 1 … T, or several; they join the levels that `steps` keeps.
             first: a picture that `sample` draws with the same seed and steps, if its steps hold t.
             label: a class by name or number; by default that picture's own.
+            guide: as in `sample`.
         """
+        self._alone("progressive")
         check_count(n, first)
-        walks = self._walks(n, sampler, steps, eta, seed, batch=batch)
-        labels = self._labels(1, first, seed, label)
-        return completions(walks, n, _several(t), first, labels, self.classes, progress)
+        walks = self._walks(n, sampler, steps, eta, seed, batch=batch, guide=guide)
+        classes = self.known_classes(guide)
+        labels = classes.labels(1, first, seed, label)
+        return completions(walks, n, levels_of(t), first, labels, classes.names, progress)
 
     def interpolate(
         self,
@@ -218,16 +246,86 @@ class Pipeline:
             steps: of the whole chain, as in `sample`; those from t down are walked.
             label: for a model with classes, one for all, or a's (where λ < ½) and b's (from there on).
         """
+        self._alone("interpolate")
         shares = check_shares(lambdas, mode)
         data = self.description.config.data
         sources = brought(a, data, "the first picture"), brought(b, data, "the second picture")
         walks = self._walks(len(shares), sampler, steps, eta, seed, batch=batch)
         if self.classes and label is None:
             raise UserError(f"--class: {self.name} draws by class; give one, or that of each of the two pictures")
-        ends = self._labels(2, 0, seed, label)
+        ends = self.known_classes().labels(2, 0, seed, label)
         labels = None if ends is None else ends[[int(share >= 0.5) for share in shares]]
-        levels = [max(1, self.denoiser.native.T // 2)] if t is None else _several(t)
+        levels = [max(1, self.denoiser.native.T // 2)] if t is None else levels_of(t)
         return interpolate(walks, sources, levels, shares, mode, labels, self.classes, progress)
+
+    def inpaint(
+        self,
+        image: Given,
+        mask: Given | str | None = None,
+        n: int = 8,
+        *,
+        invert: bool = False,
+        jump: int = 5,
+        resample: int = 5,
+        sampler: str = "ddim",
+        steps: int | str | Sequence[int] | None = None,
+        eta: float = 0.0,
+        seed: int = 0,
+        label: str | int | None = None,
+        batch: int | None = None,
+        progress: Progress | None = None,
+        guide: Guide = UNGUIDED,
+    ) -> Inpainting:
+        """n pictures that are the given one but where a mask is white (RePaint, Lugmayr et al. 2022).
+
+        Args:
+            image: a Pillow picture or uint8 [C, H, W], brought to the model's size and channels as its data was.
+            mask: the same; or bool [H, W] of the model's size, or an area's name; None for the picture's own
+                transparency. See `data.given` for all of it.
+            invert: paint what else would be kept.
+            jump, resample: every stretch of so many levels is walked so many times; resample 1 only replaces.
+            steps: levels of the chain as in `sample`; by default 50 for ddim, 250 for ddpm.
+            label: the class, which a model with classes is told.
+        """
+        self._alone("inpaint")
+        check_count(n, 0)
+        source, hole = parted(image, mask, self.description.config.data, invert=invert)
+        if steps is None:
+            steps = min(50 if sampler == "ddim" else 250, self.denoiser.native.T)
+        walks = self._walks(n, sampler, steps, eta, seed, batch=batch, guide=guide)
+        classes = self.known_classes(guide)
+        return inpaint(walks, source, hole, n, jump, resample, classes.one(label), classes.names, progress)
+
+    def img2img(
+        self,
+        image: Given,
+        t: int | Sequence[int] | None = None,
+        n: int = 8,
+        *,
+        sampler: str = "ddim",
+        steps: int | str | Sequence[int] | None = None,
+        eta: float = 0.0,
+        seed: int = 0,
+        label: str | int | None = None,
+        batch: int | None = None,
+        progress: Progress | None = None,
+        guide: Guide = UNGUIDED,
+    ) -> Edits:
+        """n pictures of a given one, noised to level t and walked down from there (SDEdit, Meng et al. 2021).
+
+        Args:
+            image: a Pillow picture or uint8 [C, H, W], brought to the model's size and channels as its data was.
+            t: a level of noise of the model, 1 … T, or several; by default T/2. At T it is all noise.
+            steps: of the whole chain, as in `sample`; those from t down are walked.
+            label: the class, which a model with classes is told.
+        """
+        self._alone("img2img")
+        check_count(n, 0)
+        source = brought(image, self.description.config.data, "the picture")
+        walks = self._walks(n, sampler, steps, eta, seed, batch=batch, guide=guide)
+        classes = self.known_classes(guide)
+        levels = [max(1, self.denoiser.native.T // 2)] if t is None else levels_of(t)
+        return edit(walks, source, levels, n, classes.one(label), classes.names, progress)
 
     def fitted(self, steps: int | str | Sequence[int] | None = None, grid: str | Path = "fitted") -> Grid:
         """The fitted grid of so many steps, by default of 50; of the run, or of a grids.json.
@@ -286,57 +384,14 @@ class Pipeline:
             **({"grid": str(grid), "levels": list(levels)} if levels else {}),
             **guide.about(),
         }
+        if self.description.config.train.task == "upsampler":
+            seed = stage_seed(seed, (height, width))
         shape = (self.description.config.data.channels, height, width)
         return Walks(model, method, seed, shape, min(n, batch or usual_batch(self.device, (height, width))), about)
 
-    def _labels(self, n: int, first: int, seed: int, label: Any, guide: Guide = UNGUIDED) -> torch.Tensor | None:
-        classes = self._classes(guide)
-        if isinstance(label, (torch.Tensor, np.ndarray, np.integer)):
-            label = label.tolist()
-        if label is not None and not isinstance(label, (str, int)):
-            if len(label) != n:
-                raise UserError(f"label: {len(label)} labels for {n} pictures; give one, or one for each")
-            return torch.tensor([self.class_number(one, guide) for one in label])
-        if label is not None:
-            return torch.full((n,), self.class_number(label, guide))
-        if not classes:
-            return None
-        frequencies = self.description.facts.frequencies or (1.0,) * len(classes)
-        edges = torch.tensor(frequencies, dtype=torch.float64).cumsum(0)
-        u = uniform(seed, Purpose.LABELS, torch.arange(first, first + n), 0)[:, 0]
-        return torch.searchsorted(edges, u * edges[-1], right=True).clamp_(max=len(classes) - 1)
-
-    def _small(self, low: np.ndarray | None, n: int) -> torch.Tensor | None:
-        """An upsampler's small pictures in [−1, 1]; UserError unless they are there just where they are needed."""
-        data = self.description.config.data
-        if self.description.config.train.task != "upsampler":
-            if low is not None:
-                raise UserError(f"{self.name}: is no upsampler; it takes no small pictures")
-            return None
-        if low is None:
+    def _alone(self, what: str) -> None:
+        """UserError for a model that draws nothing without a small picture."""
+        if self.description.config.train.task == "upsampler":
             raise UserError(
-                f"{self.name}: enlarges small pictures; give them with --low DATA, or draw them with "
-                f"ddpm sample BASE --upsample {self.name}"
+                f"{self.name}: enlarges small pictures; ddpm {what} takes a model that draws by itself"
             )
-        wanted = (data.channels, *data.small)
-        if low.dtype != np.uint8 or low.shape != (n, *wanted):
-            raise UserError(
-                f"{self.name}: takes small pictures of {wanted[1]} x {wanted[2]} with {wanted[0]} channels, one "
-                f"for each of {n}; these are {low.dtype} {list(low.shape)}"
-            )
-        return torch.from_numpy(low).to(torch.float32) / 127.5 - 1.0
-
-
-def _several(t: int | Sequence[int]) -> list[int]:
-    levels = [int(t)] if isinstance(t, (int, np.integer)) else [int(one) for one in t]
-    if not levels:
-        raise UserError("t: name at least one level of noise")
-    return levels
-
-
-def check_count(n: int, first: int) -> None:
-    """UserError unless pictures first … first + n − 1 can be drawn."""
-    if n < 1:
-        raise UserError(f"-n {n}: draw at least one picture")
-    if first < 0:
-        raise UserError(f"--first {first}: pictures are counted from 0")

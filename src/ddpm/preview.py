@@ -3,33 +3,65 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
 
 from ddpm.atomic import write_bytes
-from ddpm.draw import beside
+from ddpm.data import Pairs
+from ddpm.draw import beside, enlarged, grid
 from ddpm.events import Previewed
 from ddpm.pipeline import Pipeline
 from ddpm.store import Run
 
 PREVIEW_STEPS = 25
 _MOST_CLASSES = 100
+_WIDTH, _COLUMN = 640, 102  # pixels: of a net's samples, and of a column of an upsampler's preview
 
 
-def preview(averaged: Pipeline, current: Pipeline, run: Run) -> Previewed:
+def preview(averaged: Pipeline, current: Pipeline, run: Run, pairs: Pairs | None = None) -> Previewed:
     """Writes samples/STEP.png: the averaged net's pictures on the left, the current one's on the right.
 
-    Every class is shown, up to a hundred of them evenly spread over all.
+    Every class is shown, up to a hundred of them evenly spread over all. Of an upsampler the pairs are shown: the
+    small picture, what both nets make of it, and the original.
     """
-    step = averaged.description.step
-    count, columns, labels = preview_layout(len(averaged.classes))
+    step, nets = averaged.description.step, (averaged, current)
     steps = min(PREVIEW_STEPS, averaged.denoiser.native.T)
-    grids = [p.sample(count, steps=steps, label=labels).grid(columns, 640) for p in (averaged, current)]
+    if pairs is not None:
+        labels = None if pairs.labels is None else pairs.labels.tolist()
+        made = [p.sample(len(pairs.small), steps=steps, label=labels, low=pairs.small).pixels for p in nets]
+        sheet = _compared(pairs, made, step)
+    else:
+        count, columns, labels = preview_layout(len(averaged.classes))
+        grids = [p.sample(count, steps=steps, label=labels).grid(columns, _WIDTH) for p in nets]
+        sheet = beside(grids, [f"averaged weights, step {step:,}", "weights as they are"])
     folder = run.folder / "samples"
     folder.mkdir(exist_ok=True)
     path = folder / f"{step:09d}.png"
     png = io.BytesIO()
-    beside(grids, [f"averaged weights, step {step:,}", "weights as they are"]).save(png, "png")
+    sheet.save(png, "png")
     write_bytes(path, png.getvalue())
     return Previewed(step, path)
+
+
+def _compared(pairs: Pairs, made: Sequence[np.ndarray], step: int) -> Image.Image:
+    """A row a picture, in two halves where there is room."""
+    size = pairs.whole.shape[2:]
+    columns = [enlarged(pairs.small, size), *made, pairs.whole]
+    names = ["small", "averaged", "as they are", "original"]
+    halves = 1 if max(size) > _COLUMN else 2
+    each = -(-len(pairs.small) // halves)
+    parts = [
+        beside([grid(column[first : first + each], 1, _COLUMN) for column in columns], names)
+        for first in range(0, len(pairs.small), each)
+    ]
+    return beside(parts, [f"step {step:,}", *("" for _ in parts[1:])])
+
+
+def preview_count(size: tuple[int, int]) -> int:
+    """How many pictures of this size each net of an upsampler enlarges for a preview."""
+    return 12 if max(size) <= _COLUMN else 6
 
 
 def preview_layout(classes: int) -> tuple[int, int, list[int] | None]:

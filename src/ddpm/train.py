@@ -44,7 +44,7 @@ def fit(
     """
     config = trainer.config
     train, steps = config.train, config.train.steps
-    draws = train.task != "classifier"
+    classifies = train.task == "classifier"
     start = 0
     if checkpoint:
         start = checkpoint.step
@@ -84,8 +84,8 @@ def fit(
         # Weighted, they are means over levels drawn evenly, whatever drew them. What goes to the device is not
         # waited for: the next batch is made while a GPU still works on this one.
         even = weight.to(device, non_blocking=True)
-        loss, mse = (even * terms.loss).mean(), (even * terms.error).mean()
-        sums[:3] += torch.stack([loss, mse, gradient.to(device)])
+        loss, error = (even * terms.loss).mean(), (even * terms.error).mean()
+        sums[:3] += torch.stack([loss, error, gradient.to(device)])
         if terms.vlb is not None:
             sums[-1] += (even * terms.vlb).mean()
         quarter = (t - 1) * QUARTERS // trainer.model.chain.T
@@ -95,20 +95,25 @@ def fit(
         yield Stepped(step)
         if step % train.log_every == 0 or step == steps:
             check_finite(step)
-            loss, mse, norm, *errors, vlb = sums.tolist()
+            loss, error, norm, *errors, vlb = sums.tolist()
+            error /= step - since
+            quarters = tuple(one / n if n else None for one, n in zip(errors, levels.tolist(), strict=True))
+            if classifies:
+                quarters = tuple(None if one is None else 1.0 - one for one in quarters)
             now = time.perf_counter()
             speed = (step - clocked) * train.batch / (now - clock)
             logged = Logged(
                 step,
                 loss / (step - since),
-                mse / (step - since),
-                tuple(error / n if n else None for error, n in zip(errors, levels.tolist(), strict=True)),
+                None if classifies else error,
+                quarters,
                 learning_rate(config.optimizer, step - 1, steps),
                 norm / (step - since),
                 speed,
                 now - began,
                 (steps - step) * train.batch / speed,
                 vlb / (step - since) if terms.vlb is not None else None,
+                1.0 - error if classifies else None,
             )
             run.log(_record(logged, train.batch))
             yield logged
@@ -123,12 +128,13 @@ def fit(
             check_finite(step)
         # Looks come before the checkpoint: who is killed in between goes on from before both, and looks again.
         if look:
-            if (errors_apart := trainer.evaluate()) is not None:
-                evaluated = Evaluated(step, *errors_apart)
-                run.log({"step": step, "held_out": evaluated.held_out, "trained_on": evaluated.trained_on})
+            if (apart := trainer.evaluate()) is not None:
+                evaluated = Evaluated(step, *apart)
+                run.log(_apart(evaluated))
                 yield evaluated
-            if train.preview_every and draws:
-                yield preview(*trainer.pipelines(replace(description, step=step), run.folder.name), run)
+            if train.preview_every and not classifies:
+                pipelines = trainer.pipelines(replace(description, step=step), run.folder.name)
+                yield preview(*pipelines, run, trainer.pairs())
         if due:
             yield save(step)
             saved = step
@@ -147,15 +153,33 @@ def _diverged(step: int) -> UserError:
 
 
 def _record(logged: Logged, batch: int) -> dict[str, Any]:
+    """A line of log.jsonl; a classifier's has `accuracy` in place of `mse`."""
+    quarters = list(logged.quarters)
+    if logged.accuracy is None:
+        how = {"mse": logged.mse, "quarters": quarters}
+    else:
+        how = {"accuracy": logged.accuracy, "accuracy_quarters": quarters}
     return {
         "step": logged.step,
         "images": logged.step * batch,
         "loss": logged.loss,
-        "mse": logged.mse,
-        "quarters": list(logged.quarters),
+        **how,
         **({} if logged.vlb is None else {"vlb": logged.vlb}),
         "lr": logged.lr,
         "gradient": logged.gradient,
         "pictures_per_second": round(logged.pictures_per_second, 2),
         "seconds": round(logged.seconds, 1),
+    }
+
+
+def _apart(evaluated: Evaluated) -> dict[str, Any]:
+    """The line of a look at held-out pictures."""
+    if not evaluated.held_out_quarters:
+        return {"step": evaluated.step, "held_out": evaluated.held_out, "trained_on": evaluated.trained_on}
+    return {
+        "step": evaluated.step,
+        "held_out_accuracy": evaluated.held_out,
+        "held_out_quarters": list(evaluated.held_out_quarters),
+        "trained_on_accuracy": evaluated.trained_on,
+        "trained_on_quarters": list(evaluated.trained_on_quarters),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,17 +18,19 @@ from torch import Tensor
 
 from ddpm.build import build_denoiser, build_loss, build_model, build_net, build_time_sampler
 from ddpm.config import Config, OptimizerConfig
-from ddpm.data import Order, Pictures, check_batch, smaller
+from ddpm.data import Order, Pairs, Pictures, check_batch, pairs, smaller
 from ddpm.errors import UserError
 from ddpm.guidance import NO_CLASS
 from ddpm.losses import Terms
 from ddpm.nets.levels import check_size
 from ddpm.noise import Purpose, bits, normals, uniform
 from ddpm.pipeline import Pipeline
+from ddpm.preview import preview_count
 from ddpm.store import Checkpoint, Description
 
 QUARTERS = 4
 HELD_OUT = 256  # pictures at the most, of either kind
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class Result(NamedTuple):
@@ -38,6 +40,15 @@ class Result(NamedTuple):
     gradient: Tensor
     t: Tensor
     weight: Tensor
+
+
+class Apart(NamedTuple):
+    """The fields of an `Evaluated` but its step."""
+
+    held_out: float
+    trained_on: float
+    held_out_quarters: tuple[float | None, ...] = ()
+    trained_on_quarters: tuple[float | None, ...] = ()
 
 
 class Trainer:
@@ -55,7 +66,7 @@ class Trainer:
         if accelerator.num_processes > 1:
             raise UserError("several processes: this version trains with one; start it without a launcher")
         check_batch(pictures, config.train.batch)
-        _check_classes(config, pictures.classes)
+        check_classes(config, pictures.classes)
         if config.train.precision == "fp16" and accelerator.device.type != "cuda":
             raise UserError("--precision fp16: needs a CUDA device; take bf16, or leave it out")
         self.config, self.pictures, self.accelerator = config, pictures, accelerator
@@ -143,39 +154,56 @@ class Trainer:
         high, low = bits(self.config.train.seed, Purpose.DROPOUT, address, k, 2 * part + 2)[0, -2:].tolist()
         return int(high << 31 ^ low)
 
-    @torch.no_grad()
-    def evaluate(self) -> tuple[float, float] | None:
+    def evaluate(self) -> Apart | None:
         """The averaged net's mean squared error on held-out pictures, and on as many it trains on; None without.
 
-        Both at the same levels, spread over the chain, and with the same noise; the same ones at every time.
+        Both at the same levels, spread over the chain, and with the same noise; the same ones at every time. Of a
+        classifier the accuracy, each picture at a level of every quarter.
         """
         if self.held_out is None:
             return None
-        model, batch, device = (
-            build_model(self.config, self.ema),
-            self.config.train.batch,
-            self.accelerator.device,
-        )
+        classifies = self.config.train.task == "classifier"
         count = min(HELD_OUT, len(self.held_out), len(self.pictures))
-        errors = []
+        means: list[float] = []
+        quarters: list[tuple[float | None, ...]] = []
         for pictures in (self.held_out, self.pictures):
-            total = 0.0
-            for first in range(0, count, batch):
-                i = torch.arange(first, min(count, first + batch))
+            errors, quarter = self._errors(pictures, count, QUARTERS if classifies else 1)
+            mean = errors.mean().item()
+            means.append(1.0 - mean if classifies else mean)
+            each = [errors[quarter == k] for k in range(QUARTERS)] if classifies else []
+            quarters.append(tuple(1.0 - one.mean().item() if len(one) else None for one in each))
+        return Apart(means[0], means[1], quarters[0], quarters[1])
+
+    @torch.no_grad()
+    def _errors(self, pictures: Pictures, count: int, looks: int) -> tuple[Tensor, Tensor]:
+        """Errors float64[looks · count] of so many pictures at so many levels each, and the quarters of these."""
+        model, train, device = build_model(self.config, self.ema), self.config.train, self.accelerator.device
+        T = model.chain.T
+        errors, levels = [], []
+        for look in range(looks):
+            for first in range(0, count, train.batch):
+                i = torch.arange(first, min(count, first + train.batch))
                 x0, labels = pictures.batch(i * len(pictures) // count)
                 x0 = x0.to(device, memory_format=torch.channels_last)
                 # 0.618…: neighbours in the data, often of one class, get levels far apart.
-                t = ((i.double() * ((math.sqrt(5.0) - 1.0) / 2.0) % 1.0) * model.chain.T).long() + 1
-                noise = normals(0, Purpose.HELD_OUT, i.to(device), torch.tensor([0]), x0.shape[1:])[0]
+                t = ((i.double() * _GOLDEN % 1.0 + look) / looks * T).long() + 1
+                noise = normals(0, Purpose.HELD_OUT, i.to(device), torch.tensor([look]), x0.shape[1:])[0]
                 with self.accelerator.autocast():
-                    total += self.loss(model, x0, t, noise, self._cond(x0, labels)).error.sum().item()
-            errors.append(total / count)
-        return errors[0], errors[1]
+                    errors.append(self.loss(model, x0, t, noise, self._cond(x0, labels)).error.cpu().double())
+                levels.append(t)
+        return torch.cat(errors), (torch.cat(levels) - 1) * QUARTERS // T
 
     def pipelines(self, description: Description, name: str) -> tuple[Pipeline, Pipeline]:
         """The averaged net and the current one, to draw pictures with."""
         made = [Pipeline(build_denoiser(self.config, net), description, name) for net in (self.ema, self.plain)]
         return made[0], made[1]
+
+    def pairs(self) -> Pairs | None:
+        """What an upsampler's previews enlarge, of held-out pictures if there are some; None for another task."""
+        if self.config.train.task != "upsampler":
+            return None
+        size, small = self.config.data.size, self.config.data.small
+        return pairs(self.pictures if self.held_out is None else self.held_out, preview_count(size), small)
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -217,12 +245,13 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
 
 
-def _check_classes(config: Config, classes: tuple[str, ...]) -> None:
+def check_classes(config: Config, classes: Sequence[str]) -> None:
     """UserError unless the pictures have the classes that the task needs."""
     if config.train.task == "classifier" and len(classes) < 2:
+        have = "one class alone" if classes else "no classes"
         raise UserError(
-            f"--task classifier: these pictures have {len(classes) or 'no'} classes; give a folder with a "
-            "sub-folder for each, a list or arrays with labels, and leave --labels none out"
+            f"--task classifier: these pictures have {have}; give a folder with a sub-folder for each, or a list "
+            "or arrays with labels"
         )
     if config.train.label_drop and not classes:
         raise UserError(f"--label-drop {config.train.label_drop:g}: these pictures have no classes; leave it out")

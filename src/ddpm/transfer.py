@@ -1,7 +1,8 @@
 """Fine-tuning: a training that starts from the weights of a model there is.
 
 Net, prediction and chain are the model's; pictures, their size and their classes may be others, and so may the
-variance, learned or not. What does not fit is refused with the reason.
+variance, learned or not. A classifier starts from another one of the same size, or from a model of pictures, whose
+way down it then is. What does not fit is refused with the reason.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from ddpm.loading import opened
 from ddpm.store import Description
 
 _FREE = {"net.dropout", "denoiser.variance", "denoiser.clip"}  # may be other than the model's
+_OPTIONS = {"data.channels": "--channels", "data.size": "--size", "train.task": "--task"}
+_WAY_DOWN = ("time.", "conv_in.", "down.", "downsample.", "middle1.", "middle2.")  # of a U-Net and of an encoder
 
 
 @dataclass(frozen=True)
@@ -45,24 +48,34 @@ def settings(origin: Origin, asked: Mapping[str, Any]) -> tuple[dict[str, Any], 
     asked: what was asked for; UserError for what the weights do not allow.
     """
     theirs = origin.description.config
-    fixed: dict[str, Any] = {"data.channels": theirs.data.channels}
-    for section in ("net", "denoiser", "chain"):
+    task, had = asked.get("train.task", theirs.train.task), theirs.train.task
+    half = (had, task) == ("image", "classifier")
+    fixed: dict[str, Any] = {"data.channels": theirs.data.channels, "train.task": task if half else had}
+    if had == task == "classifier":  # its pool knows every place
+        fixed["data.size"] = theirs.data.size
+    for section in ("net", "chain") if task == "classifier" else ("net", "denoiser", "chain"):
         values = getattr(theirs, section)
         fixed |= {f"{section}.{item.name}": getattr(values, item.name) for item in dataclasses.fields(values)}
-    for name, had in fixed.items():
-        if name not in _FREE and name in asked and asked[name] != had:
-            option = "--channels" if name == "data.channels" else f"--{name.replace('_', '-')}"
+    for name, was in fixed.items():
+        if name not in _FREE and name in asked and asked[name] != was:
+            option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+            shown = f"--task {was}" if name == "train.task" else _show(was)
             raise UserError(
-                f"{option} {_show(asked[name])}: {origin.name} was trained with {_show(had)}, and its weights fit "
+                f"{option} {_show(asked[name])}: {origin.name} was trained with {shown}, and its weights fit "
                 "nothing else; leave the option out, or train without --init-from"
             )
-    variance = asked.get("denoiser.variance", _variance(theirs, asked.get("loss.kind")))
-    fixed["denoiser.variance"] = variance
-    if theirs.denoiser.variance in LEARNED and variance in LEARNED:
-        # What taught it goes on teaching it, unless another loss was asked for.
-        fixed |= {f"loss.{name}": getattr(theirs.loss, name) for name in ("kind", "vlb_weight", "times")}
-    reasons = [f"starts from the weights of {origin.name}: net, prediction, chain and channels are its own"]
+    if task != "classifier":
+        variance = asked.get("denoiser.variance", _variance(theirs, asked.get("loss.kind")))
+        fixed["denoiser.variance"] = variance
+        if theirs.denoiser.variance in LEARNED and variance in LEARNED:
+            # What taught it goes on teaching it, unless another loss was asked for.
+            fixed |= {f"loss.{name}": getattr(theirs.loss, name) for name in ("kind", "vlb_weight", "times")}
+    what = "net, chain and channels" if task == "classifier" else "net, prediction, chain and channels"
+    part = "way down" if half else "weights"
+    reasons = [f"starts from the {part} of {origin.name}: {what} are its own"]
     size = theirs.data.size
+    if had == "upsampler" and asked.get("data.size", size) == size:
+        fixed["data.low_size"] = theirs.data.small
     if asked.get("data.size", size) != size:
         reasons.append(f"another size than the model's {_show(size)}: the net is convolutional and takes it")
     return {**fixed, "data.size": size, **asked}, tuple(reasons)
@@ -81,32 +94,25 @@ def starting_weights(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights of a net for these classes that start as the model's, and what to say about them.
 
-    A class the model knows by name keeps its embedding; a new one starts as the mean of those there are, or, where
-    the model knew no classes, as the unconditional model. Without classes the mean of the embeddings, as often as
-    their classes were in the data, becomes part of the time embedding. Outputs for a variance that is not the
-    model's start at zero. UserError if a weight has another shape.
+    A class the model knows by name keeps its embedding, of a classifier its output; a new one starts as the mean
+    of those there are, or, where the model knew no classes, as the unconditional model. Without classes the mean
+    of the embeddings, as often as their classes were in the data, becomes part of the time embedding; where
+    labels are left out for the first time it moves there, so that no class starts as the mean one. Outputs for a
+    variance that is not the model's start at zero; a classifier's that starts from a model of pictures start
+    afresh. UserError if a weight has another shape.
     """
-    known = origin.description.facts.classes
-    weights, notes = _outputs(config.denoiser.variance, origin)
     fresh = build_net(config, len(classes)).state_dict()
-    rows = weights.pop("label.weight", None)
-    if rows is not None and not classes:
-        shares = origin.description.facts.frequencies or (1.0 / len(known),) * len(known)
-        weights["time.2.bias"] = weights["time.2.bias"] + torch.tensor(shares) @ rows
-        notes.append(f"the model's {len(known)} classes are averaged: these pictures have none")
-    elif rows is None and classes:
-        weights["label.weight"] = torch.zeros_like(fresh["label.weight"])
-        notes.append(f"the model had no classes: all {len(classes)} start alike")
-    elif rows is not None:
-        mean = rows.mean(0)
-        weights["label.weight"] = torch.stack(
-            [rows[known.index(name)] if name in known else mean for name in classes]
-        )
-        new, gone = [c for c in classes if c not in known], [c for c in known if c not in classes]
-        if new:
-            notes.append(f"new classes, which start as the mean of the model's: {', '.join(new)}")
-        if gone:
-            notes.append(f"classes of the model that are not in the data: {', '.join(gone)}")
+    if config.train.task != "classifier":
+        weights, notes = _outputs(config.denoiser.variance, origin)
+        notes += _embeddings(weights, fresh, config, classes, origin)
+    elif origin.description.config.train.task == "classifier":
+        weights = dict(origin.weights)
+        notes = _by_class(weights, ("pool.out.weight", "pool.out.bias"), classes, origin)
+    else:
+        weights = dict(origin.weights)
+        notes = _averaged(weights, origin, "a classifier is told none")
+        weights = {**fresh, **{key: value for key, value in weights.items() if key.startswith(_WAY_DOWN)}}
+        notes.append("its way up is left out; what pools its features to classes starts afresh")
     for key, value in fresh.items():
         if key not in weights or weights[key].shape != value.shape:
             shape = list(weights[key].shape) if key in weights else "missing"
@@ -115,6 +121,55 @@ def starting_weights(
                 "model whose description fits its weights"
             )
     return {key: weights[key] for key in fresh}, tuple(notes)
+
+
+def _embeddings(
+    weights: dict[str, Tensor], fresh: Mapping[str, Tensor], config: Config, classes: Sequence[str], origin: Origin
+) -> list[str]:
+    """Fits a model's embeddings, in place, to the classes there are; what to say of it."""
+    if not classes:
+        return _averaged(weights, origin)
+    if "label.weight" not in weights:
+        weights["label.weight"] = torch.zeros_like(fresh["label.weight"])
+        return [f"the model had no classes: all {len(classes)} start alike"]
+    notes = []
+    if config.train.label_drop and not origin.description.config.train.label_drop:
+        mean = _mean(weights["label.weight"], origin)
+        weights["label.weight"] = weights["label.weight"] - mean
+        weights["time.2.bias"] = weights["time.2.bias"] + mean
+        notes.append("the model drew with a class alone: without one it starts as with the mean of its classes")
+    return notes + _by_class(weights, ("label.weight",), classes, origin)
+
+
+def _averaged(weights: dict[str, Tensor], origin: Origin, why: str = "these pictures have none") -> list[str]:
+    """Makes the mean of the embeddings, where there are any, part of the time embedding; what to say of it."""
+    if (rows := weights.pop("label.weight", None)) is None:
+        return []
+    weights["time.2.bias"] = weights["time.2.bias"] + _mean(rows, origin)
+    return [f"the model's {len(rows)} classes are averaged: {why}"]
+
+
+def _mean(rows: Tensor, origin: Origin) -> Tensor:
+    """The mean embedding, as often as their classes were in the data."""
+    shares = origin.description.facts.frequencies or (1.0 / len(rows),) * len(rows)
+    return torch.tensor(shares) @ rows
+
+
+def _by_class(
+    weights: dict[str, Tensor], keys: Sequence[str], classes: Sequence[str], origin: Origin
+) -> list[str]:
+    """Puts the rows of these weights, in place, in the order of the classes; what to say of it."""
+    known = origin.description.facts.classes
+    for key in keys:
+        rows, mean = weights[key], weights[key].mean(0)
+        weights[key] = torch.stack([rows[known.index(name)] if name in known else mean for name in classes])
+    new, gone = [c for c in classes if c not in known], [c for c in known if c not in classes]
+    notes = []
+    if new:
+        notes.append(f"new classes, which start as the mean of the model's: {', '.join(new)}")
+    if gone:
+        notes.append(f"classes of the model that are not in the data: {', '.join(gone)}")
+    return notes
 
 
 def _outputs(variance: str, origin: Origin) -> tuple[dict[str, Tensor], list[str]]:

@@ -6,7 +6,7 @@ A walk may begin at any level: `through` puts a level of the native chain into t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,10 +19,11 @@ from ddpm.chain import Chain
 from ddpm.data import to_uint8
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
-from ddpm.noise import WalkNoise
+from ddpm.noise import Purpose, WalkNoise
 from ddpm.samplers import Noise, Sampler, Step, walk
 
 Progress = Callable[[int, int], None]
+_FILM_FRAMES, _FILM_PICTURES = 40, 64
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,16 @@ class Walks:
         """Pictures 0 … n − 1 in batches."""
         return [slice(start, min(n, start + self.batch)) for start in range(0, n, self.batch)]
 
-    def noise(self, first: int, rows: slice) -> WalkNoise:
+    def noise(self, first: int, rows: slice, purpose: Purpose = Purpose.WALK) -> WalkNoise:
         """The noise of some pictures of the seed, counted from `first`."""
         numbers = torch.arange(first + rows.start, first + rows.stop, device=self.device)
-        return WalkNoise(self.seed, numbers, self.shape)
+        return WalkNoise(self.seed, numbers, self.shape, purpose=purpose)
+
+    def noised(self, x0: Float[Tensor, "#B C H W"], place: int, eps: Float[Tensor, "B C H W"]) -> Tensor:
+        """x_t = α_t x_0 + σ_t ε at a level of the grid; at t = T, which is pure noise to the model, ε alone."""
+        if self.model.chain.timestep[place] == self.model.native.timestep[-1]:
+            return eps
+        return self.model.chain.q(x0, place).sample(eps)
 
     def down(
         self,
@@ -96,10 +103,54 @@ class Walks:
             cond["low"] = low.to(self.device)
         return walk(self.model, self.sampler, x, noise, start, **cond)
 
+    def drawn(
+        self,
+        n: int,
+        first: int,
+        label: Int64[Tensor, "N"] | None,
+        low: Float[Tensor, "N C h w"] | None = None,
+        frames: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[UInt8[np.ndarray, "N C H W"], tuple[np.ndarray, ...]]:
+        """Pictures first … first + n − 1 of the seed, and x along the walk of the first of them, if asked for."""
+        T = self.model.chain.T
+        wanted = {round(i * T / _FILM_FRAMES) for i in range(_FILM_FRAMES + 1)} | {T}
+        ends, kept = [], []
+        tick = ticks(progress, len(self.batches(n)) * T)
+        for rows in self.batches(n):
+            noise = self.noise(first, rows)
+            x = noise(0)
+            of, given = (None if one is None else one[rows] for one in (label, low))
+            for i, step in enumerate(self.down(x, noise, of, low=given)):
+                if frames and rows.start == 0 and i in wanted:
+                    kept.append(pixels(x[:_FILM_PICTURES]))
+                x = step.x
+                tick()
+            ends.append(pixels(x))
+            if frames and rows.start == 0:
+                kept.append(ends[0][:_FILM_PICTURES])
+        return np.concatenate(ends), tuple(kept)
+
 
 def usual_batch(device: torch.device, size: tuple[int, int]) -> int:
     """Pictures at once: 64 (CPU) or 256 (GPU) of 32 x 32, fewer of larger ones."""
     return max(1, (64 if device.type == "cpu" else 256) * 1024 // max(1024, size[0] * size[1]))
+
+
+def check_count(n: int, first: int) -> None:
+    """UserError unless pictures first … first + n − 1 can be drawn."""
+    if n < 1:
+        raise UserError(f"-n {n}: draw at least one picture")
+    if first < 0:
+        raise UserError(f"--first {first}: pictures are counted from 0")
+
+
+def levels_of(t: int | Sequence[int]) -> list[int]:
+    """One level of noise, or several, as a list; UserError for none."""
+    levels = [int(t)] if isinstance(t, (int, np.integer)) else [int(one) for one in t]
+    if not levels:
+        raise UserError("t: name at least one level of noise")
+    return levels
 
 
 def ticks(progress: Progress | None, total: int) -> Callable[[], None]:

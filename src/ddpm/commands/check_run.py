@@ -166,13 +166,19 @@ def _course(records: Sequence[dict[str, Any]], config: Config, worth: list[str])
             )
         elif doubt is not None:
             text += ", still falling" if after < before - 2 * doubt else ", no longer falling"
+        if config.train.task == "classifier":
+            text += "; it is the cross-entropy"
         rows.append(("loss", f"{text}; it is the bound in bits/dim" if config.loss.kind == "vlb" else text))
+    if right := _values(records, "accuracy"):
+        first, last = _tenths(right)
+        rows.append(("accuracy", f"{last:.1%} of training batches, from {first:.1%} at the start"))
     if (bits := _values(records, "vlb")) and config.loss.kind != "vlb":
         first, last = _tenths(bits)
         rows.append(("bits/dim", f"{last:.3f}, from {first:.3f} at the start: the bound, on what training draws"))
     apart = [(value, r["step"]) for r in records if (value := _number(r.get("held_out"))) is not None]
     if apart:
         rows.append(("held out", f"{apart[-1][0]:.4f}, the lowest {min(apart)[0]:.4f} at step {min(apart)[1]:,}"))
+    rows += _held_out_accuracy(records)
     if norms:
         usual, late = _median(norms), _median(norms[-max(1, len(norms) // 10) :])
         clip = config.optimizer.clip
@@ -191,6 +197,19 @@ def _course(records: Sequence[dict[str, Any]], config: Config, worth: list[str])
                 f"it runs at {late / usual:.0%} of its usual speed: is something else at work on the machine?"
             )
     return rows
+
+
+def _held_out_accuracy(records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Of a classifier: now, at its best, and by quarter of t."""
+    looks = [(value, r) for r in records if (value := _number(r.get("held_out_accuracy"))) is not None]
+    if not looks:
+        return []
+    (now, record), best = looks[-1], max(value for value, _ in looks)
+    quarters = record.get("held_out_quarters")
+    each = [_number(one) for one in quarters] if isinstance(quarters, list) else []
+    by_t = " ".join("-" if one is None else f"{one:.1%}" for one in each)
+    step = next(r["step"] for value, r in looks if value == best)
+    return [("held out", f"accuracy {now:.1%}, by t {by_t}; the highest {best:.1%} at step {step:,}")]
 
 
 def _left(records: Sequence[dict[str, Any]], config: Config, step: int) -> str:

@@ -32,7 +32,8 @@ class Options:
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """A run's folder, as runs/flowers."""
     follow: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Show what the training says, and write the report at each preview, until it is complete or Ctrl-C."""
+    """Show what the training says, and write the report at each preview or, of a classifier, checkpoint, until it
+    is complete or Ctrl-C."""
     samples: Annotated[int, tyro.conf.arg(metavar="N")] = 40
     """Pictures drawn for it."""
     steps: Annotated[int, tyro.conf.arg(metavar="N")] = 25
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     pictures, why = open_pictures(run.description())
     if why:
         out.print(f"note: {why}")
+    held_out = open_held_out(run.description())
 
     def report() -> Path:
         return write(
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
             why=why,
             samples=options.samples,
             steps=options.steps,
+            held_out=held_out,
         )
 
     if options.follow:
@@ -91,6 +94,22 @@ def open_pictures(description: Description) -> tuple[Pictures | None, str]:
     return pictures, ""
 
 
+def open_held_out(description: Description) -> Pictures | None:
+    """What an upsampler's report shows if it is there and still the same; it shows training pictures otherwise."""
+    from ddpm.commands.planning import decoded
+    from ddpm.data import open_sources
+
+    config, facts = description.config, description.facts
+    if config.train.task != "upsampler" or not config.data.path or not config.data.holdout:
+        return None
+    try:
+        _, source = open_sources(config.data.path, config.data.labels, config.data.holdout)
+        pictures = None if source is None else decoded(source, config, Console(quiet=True))
+    except UserError:
+        return None
+    return pictures if pictures is not None and pictures.fingerprint == facts.held_out else None
+
+
 def _follow(run: Run, report: Callable[[], Path], out: Console) -> int:
     """Tells the training's news and keeps the report as new as its newest preview."""
     from ddpm.commands.watch import watch
@@ -108,10 +127,11 @@ def _follow(run: Run, report: Callable[[], Path], out: Console) -> int:
                     if isinstance(event, Logged):
                         show(Stepped(event.step))
                 patience = 0.0 if follower.complete else _WRITES_ITSELF
-                if not written or _outdated(path, follower.newest_preview(), patience):
+                if not written or _outdated(path, follower.newest_look(), patience):
                     report()
                     if not written:
-                        out.print(f"open {path}; it is written anew at each preview")
+                        often = "preview" if follower.draws else "checkpoint"
+                        out.print(f"open {path}; it is written anew at each {often}")
                     written = True
                 if follower.complete:
                     break
@@ -129,10 +149,10 @@ def _follow(run: Run, report: Callable[[], Path], out: Console) -> int:
     return 0
 
 
-def _outdated(report: Path, preview: Path | None, patience: float) -> bool:
-    """Whether a preview is newer than the report, and older than the training needs to write the report itself."""
+def _outdated(report: Path, look: Path | None, patience: float) -> bool:
+    """Whether a look is newer than the report, and older than the training needs to write the report itself."""
     try:
-        drawn = 0.0 if preview is None else preview.stat().st_mtime
+        drawn = 0.0 if look is None else look.stat().st_mtime
         return drawn > report.stat().st_mtime and time.time() - drawn >= patience
-    except OSError:  # a resumed training takes previews back
+    except OSError:  # a resumed training takes previews back, any removes old checkpoints
         return False

@@ -1,27 +1,42 @@
-"""`ddpm sample MODEL`: pictures, a grid of them, and a film of their making."""
+"""`ddpm sample MODEL`: pictures, a grid of them, and a film of their making; with upsamplers, a cascade."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ddpm.commands.guiding import GuideOptions, guide_of
-from ddpm.commands.options import console, parse_size, progress, read, unset
+from ddpm.commands.options import console, parse_size, read, stages, unset
+from ddpm.errors import UserError
 
-_DESCRIPTION = "Draws pictures from a model: a grid, single PNGs, and a film of the walk from noise to picture."
+if TYPE_CHECKING:
+    from ddpm.guide import Guide
+    from ddpm.pipeline import Pipeline
+    from ddpm.samples import Samples
+
+_DESCRIPTION = (
+    "Draws pictures from a model: a grid, single PNGs, and a film of the walk from noise to picture. With "
+    "--upsample an upsampler enlarges them; one alone enlarges the pictures that --low gives it."
+)
 
 
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     """A run's folder, a .safetensors file, or the embedded model fashion."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"], name="number", metavar="N")] = 64
+    n: Annotated[int | None, unset("N", "64; with --low all, of a set 64", aliases=["-n"], name="number")] = None
     """Number of pictures."""
+    upsample: Annotated[tuple[str, ...], unset("UP ...", "none")] = ()
+    """Upsamplers, which enlarge what MODEL draws, one after the other; the small pictures are kept in base/."""
+    low: Annotated[str | None, unset("DATA", "none")] = None
+    """For an upsampler as MODEL, what it enlarges: DATA, DATA:K, a picture's file, or what ddpm sample wrote."""
     sampler: Literal["ddpm", "ddim"] = "ddim"
     """ddpm is ancestral sampling, ddim the faster deterministic walk."""
     steps: Annotated[str | None, unset("STEPS", "50 for ddim and for a fitted grid, all for ddpm")] = None
@@ -30,10 +45,16 @@ class Options:
     """Evenly spaced levels, or those that ddpm evaluate --metrics grid left in the run, or in a grids.json."""
     eta: float = 0.0
     """Noise in ddim's steps: 0 none, 1 as much as in ancestral sampling."""
-    seed: int = 0
-    """Picture k of a seed is always the same."""
+    seed: Annotated[int | None, unset("SEED", "0; of samples given with --low, theirs")] = None
+    """Picture k of a seed is always the same; every upsampler makes noise of its own from it."""
     label: Annotated[str | None, unset("CLASS", "drawn as often as in the data", name="class")] = None
-    """A class by number or name."""
+    """A class by number or name, for all."""
+    upsample_sampler: Annotated[Literal["ddpm", "ddim"], tyro.conf.arg(name="upsample-sampler")] = "ddim"
+    """The same of the upsamplers; --sampler, --steps, --grid, --eta and guidance are of MODEL."""
+    upsample_steps: Annotated[str | None, unset("STEPS", "50 for ddim, all for ddpm", name="upsample-steps")] = (
+        None
+    )
+    """Of every upsampler."""
     size: Annotated[str | None, unset("SIZE", "as trained")] = None
     """Height and width: 64, or 64x96."""
     batch: Annotated[int | None, unset("B", "64 of 32 x 32 on a CPU, 256 on a GPU")] = None
@@ -51,47 +72,134 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "sample", arguments, _DESCRIPTION)
+    from ddpm.commands.small import USUAL, small_pictures
     from ddpm.loading import load
     from ddpm.memory import keep_freed_memory
-    from ddpm.pipeline import check_count
     from ddpm.samples import check_out
+    from ddpm.upsampling import check_upsampler
+    from ddpm.walks import check_count
 
-    check_count(options.n, 0)
+    check_count(USUAL if options.n is None else options.n, 0)
+    _check(options)
     keep_freed_memory()
     out = console()
     model = load(options.model, options.device, options.weights)
+    ups = [load(up, options.device, options.weights) for up in options.upsample]
     if options.grid != "even":
         model.fitted(options.steps, options.grid)  # what there is to say of it is said before time is spent
-    for note in model.notes:
+    for note in [note for one in (model, *ups) for note in one.notes]:
         out.print(f"note: {note}")
     guide = guide_of(options.guide, model.device)
-    folder = check_out(options.out or Path("samples") / model.name)
+    given = None
+    if options.low is not None:
+        check_upsampler(model.name, model.description.config)
+        given = small_pictures(model, options.low, options.n)
+    check_stages(model, ups, options, guide, given)
+    last = (model, *ups)[-1]
+    folder = check_out(options.out or Path("samples") / last.name)
     replaced = folder.is_dir() and any(folder.iterdir())
     start = time.perf_counter()
-    with progress("sampling") as advance:
-        samples = model.sample(
-            options.n,
-            sampler=options.sampler,
-            steps=options.steps,
-            eta=options.eta,
-            seed=options.seed,
-            label=options.label,
-            size=parse_size(options.size),
-            batch=options.batch,
-            frames=options.film,
-            progress=advance,
-            grid=options.grid,
-            guide=guide,
-        )
+    samples = draw(model, ups, options, guide, given)
     seconds = time.perf_counter() - start
     samples.save(folder)
     if replaced:
         out.print(f"the samples that were in {folder} are replaced")
-    record = samples.record
-    fitted = "" if options.grid == "even" else " fitted"
-    out.print(
-        f"{len(samples)} pictures of {model.name}, {record['sampler']} with {record['steps']}{fitted} steps, "
-        f"seed {options.seed}, in {seconds:.1f} s on {model.device}"
-    )
-    out.print(f"open {folder / 'grid.png'}" + (f" or {folder / 'film.webp'}" if options.film else ""))
+    out.print(f"{len(samples)} pictures of {told(samples)}, in {seconds:.1f} s on {model.device}")
+    shown = f"open {folder / 'grid.png'}" + (f" or {folder / 'film.webp'}" if options.film else "")
+    out.print(shown + (f"; the small ones are in {folder / 'base'}" if samples.base else ""))
     return 0
+
+
+def _check(options: Options) -> None:
+    """UserError for options that belong to others that are not there."""
+    if not options.upsample:
+        if options.upsample_steps is not None:
+            raise UserError(f"--upsample-steps {options.upsample_steps}: say which upsampler, with --upsample UP")
+        if options.upsample_sampler != "ddim":
+            raise UserError(
+                f"--upsample-sampler {options.upsample_sampler}: say which upsampler, with --upsample UP"
+            )
+    if options.low is not None and options.size is not None:
+        raise UserError(f"--size {options.size}: an upsampler draws the size it was trained at; leave it out")
+
+
+def check_stages(
+    model: Pipeline, ups: Sequence[Pipeline], options: Options, guide: Guide, given: Samples | None
+) -> None:
+    """UserError, before anything is drawn, where a model cannot enlarge what the one before it draws."""
+    from ddpm.upsampling import check_base, check_classes, without_class
+
+    size, known = parse_size(options.size) or model.size, model.known_classes(guide)
+    shares = known.frequencies or (1.0,) * len(known.names)
+    names = [name for name, share in zip(known.names, shares, strict=False) if share]
+    if given is not None and given.labels is not None and options.label is None:
+        names = [given.classes[k] for k in sorted(set(given.labels))]
+    if options.label is not None and known.names:
+        names = [known.names[known.number(options.label)]]
+    for base, up in pairwise((model, *ups)):
+        config = up.description.config
+        check_base(up.name, config, base.name, size, base.description.config.data.channels)
+        size = up.size
+        if not names and up.classes and options.label is not None:
+            names = [up.classes[up.class_number(options.label)]]
+        elif names:
+            check_classes(up.name, up.classes, model.name, names)
+        else:
+            without_class(up.name, up.classes, config.train.label_drop > 0, 1)
+
+
+def draw(
+    model: Pipeline, ups: Sequence[Pipeline], options: Options, guide: Guide, given: Samples | None
+) -> Samples:
+    """All stages, one after the other; the film is that of the last."""
+    from ddpm.commands.small import USUAL
+
+    # A class that the first model does not know is for the first one that knows classes.
+    own = model.known_classes(guide).names or not any(up.classes for up in ups)
+    of_first: dict[str, Any] = {
+        "sampler": options.sampler,
+        "steps": options.steps,
+        "eta": options.eta,
+        "label": options.label if own else None,
+        "batch": options.batch,
+        "frames": options.film and not ups,
+        "grid": options.grid,
+        "guide": guide,
+    }
+    with stages() as advance:
+        if given is not None:
+            samples = model.upsample(given, seed=options.seed, progress=partial(advance, "enlarging"), **of_first)
+        else:
+            samples = model.sample(
+                USUAL if options.n is None else options.n,
+                seed=options.seed or 0,
+                size=parse_size(options.size),
+                progress=partial(advance, "sampling"),
+                **of_first,
+            )
+        for k, up in enumerate(ups):
+            samples = up.upsample(
+                samples,
+                sampler=options.upsample_sampler,
+                steps=options.upsample_steps,
+                label=options.label if up.classes and samples.labels is None else None,
+                batch=options.batch,
+                frames=options.film and k == len(ups) - 1,
+                progress=partial(advance, f"enlarging to {up.size[0]} x {up.size[1]}"),
+            )
+    return samples
+
+
+def told(samples: Samples) -> str:
+    """Where pictures come from, the first stage first."""
+    from ddpm.upsampling import source_of
+
+    record, base = samples.record, samples.base
+    if "sampler" not in record:
+        return source_of(samples)
+    fitted = " fitted" if "grid" in record else ""
+    how = f"{record['sampler']} with {record['steps']}{fitted} steps"
+    if base is None:
+        return f"{source_of(samples)}, {how}, seed {record['seed']}"
+    (h, w), (height, width) = base.pixels.shape[2:], samples.pixels.shape[2:]
+    return f"{told(base)}, enlarged from {h} x {w} to {height} x {width} by {source_of(samples)}, {how}"

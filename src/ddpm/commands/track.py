@@ -89,22 +89,21 @@ class Tracked:
 
     def _take(self, event: TrainEvent) -> None:
         if isinstance(event, Logged):
+            what, mean = ("mse", event.mse) if event.accuracy is None else ("accuracy", event.accuracy)
             values = {
                 "loss": event.loss,
-                "mse": event.mse,
+                what: mean,
                 "gradient": event.gradient,
                 "learning rate": event.lr,
                 "pictures per second": event.pictures_per_second,
             }
             if event.vlb is not None:
                 values["bits per dim"] = event.vlb
-            for k, error in enumerate(event.quarters, 1):
-                if error is not None:
-                    values[f"mse by t/quarter {k}"] = error
-            self.accelerator.log(values, step=event.step)
+            self._log(values | _quarters(f"{what} by t", event.quarters), event.step)
         elif isinstance(event, Evaluated):
             values = {"held-out/held out": event.held_out, "held-out/trained on": event.trained_on}
-            self.accelerator.log(values, step=event.step)
+            values |= _quarters("held-out by t", event.held_out_quarters)
+            self._log(values | _quarters("trained-on by t", event.trained_on_quarters), event.step)
         elif isinstance(event, Previewed):
             with Image.open(event.path) as image:
                 pixels = np.asarray(image.convert("RGB"))
@@ -113,6 +112,14 @@ class Tracked:
                 tracker.log_images({"preview": pixels[None]}, step=event.step, **options)
         elif isinstance(event, Ended):
             self.accelerator.end_training()
+
+    def _log(self, values: dict[str, float | None], step: int) -> None:
+        self.accelerator.log({name: value for name, value in values.items() if value is not None}, step=step)
+
+
+def _quarters(group: str, values: Sequence[float | None]) -> dict[str, float | None]:
+    """A value for each quarter of the chain, the cleanest first."""
+    return {f"{group}/quarter {k}": value for k, value in enumerate(values, 1)}
 
 
 def _line(error: Exception) -> str:

@@ -137,7 +137,7 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
     if checkpoint is None and damaged:
         raise UserError(f"{run.folder}: no checkpoint of this run is whole; start it anew with another --out")
     if checkpoint and checkpoint.step >= config.train.steps:
-        out.print(f"{run.folder}: complete at step {checkpoint.step:,}; sample it with ddpm sample {run.folder}")
+        out.print(f"{run.folder}: complete at step {checkpoint.step:,}; {_use(config, run)}")
         return 0
     if options.dry_run:
         out.print(f"{run.folder}: would go on after step {checkpoint.step if checkpoint else 0:,}")
@@ -194,17 +194,18 @@ def _follow(
     """Trains, and shows it."""
     from ddpm.commands.track import Tracked
     from ddpm.commands.watch import watch
-    from ddpm.events import Ended, Previewed
+    from ddpm.events import Ended, Previewed, Saved
     from ddpm.report import publish_stopped
     from ddpm.train import fit
 
     complete, told, made = False, set(trainer.pictures.skipped), None
+    draws = trainer.config.train.task != "classifier"
     track = Tracked(trainer.accelerator, run, trainer.config, checkpoint.step if checkpoint else 0, out.print)
     with _Signals() as signals, watch(out) as show:
         for event in fit(trainer, run, description, checkpoint, lambda: bool(signals.received)):
             show(event)
             track(event)
-            if isinstance(event, Previewed):
+            if isinstance(event, Previewed if draws else Saved):
                 made = _report(trainer, run, replace(description, step=event.step), out) or made
             complete = isinstance(event, Ended) and event.complete
     # A stream finds out only when it gets there.
@@ -215,22 +216,39 @@ def _follow(
             publish_stopped(made)
         out.print(f"stopped; go on with: ddpm train --resume --out {shlex.quote(str(run.folder))}")
         return 128 + signals.received
-    if not trainer.config.train.preview_every:
+    if draws and not trainer.config.train.preview_every:
         _report(trainer, run, replace(description, step=trainer.config.train.steps), out)
-    out.print(f"done; look at {run.folder / 'report.html'}, draw pictures with: ddpm sample {run.folder}")
+    out.print(f"done; look at {run.folder / 'report.html'}, {_use(trainer.config, run)}")
     return 0
+
+
+def _use(config: Config, run: Run) -> str:
+    """What to do with a trained model."""
+    name = shlex.quote(str(run.folder))
+    if config.train.task == "classifier":
+        return f"guide a model of these classes with: ddpm sample MODEL --classifier {name}"
+    return f"draw pictures with: ddpm sample {name}"
 
 
 def _report(trainer: Trainer, run: Run, description: Description, out: Console) -> Material | None:
     """Refreshes report.html with the weights at hand; what it was made from."""
     from ddpm.report import GLANCE_SAMPLES, GLANCE_STEPS, SAMPLES, STEPS, gather, publish
 
-    averaged, _ = trainer.pipelines(description, run.folder.name)
+    draws = description.config.train.task != "classifier"
+    averaged = trainer.pipelines(description, run.folder.name)[0] if draws else None
     complete = description.step >= trainer.config.train.steps
     state: Literal["running", "complete"] = "complete" if complete else "running"
     samples, steps = (SAMPLES, STEPS) if complete else (GLANCE_SAMPLES, GLANCE_STEPS)
     try:
-        made = gather(run, trainer.pictures, averaged, state=state, samples=samples, steps=steps)
+        made = gather(
+            run,
+            trainer.pictures,
+            averaged,
+            state=state,
+            samples=samples,
+            steps=steps,
+            held_out=trainer.held_out,
+        )
         publish(made)
         return made
     except Exception as error:  # nothing that goes wrong in a report is worth a training's night

@@ -82,13 +82,19 @@ def brief(event: Logged, steps: int) -> str:
 
 
 def _loss(event: Logged) -> str:
-    """The loss, in bits/dim where it is the bound.
+    """The loss, in bits/dim where it is the bound; of a classifier the accuracy besides.
 
     Beside another loss the bound is left to the report, which smooths it: where every level is drawn alike, the
     few clean ones that hold most of the bits make a single line jump twofold.
     """
     bound = event.vlb is not None and math.isclose(event.loss, event.vlb, rel_tol=1e-6)
+    if event.accuracy is not None:
+        return f"loss {event.loss:.4f}  accuracy {_share(event.accuracy)}"
     return f"{event.vlb:.3f} bits/dim" if bound else f"loss {event.loss:.4f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
 
 
 def describe(event: TrainEvent, steps: int) -> str:
@@ -99,12 +105,17 @@ def describe(event: TrainEvent, steps: int) -> str:
         goes_on = f", going on after step {event.step:,}" if event.step else ""
         return f"training on {event.device}: {event.steps:,} steps{goes_on}"
     if isinstance(event, Logged):
-        quarters = " ".join("-" if q is None else f"{q:.3f}" for q in event.quarters)
+        classifies = event.accuracy is not None
+        quarters = " ".join(_share(q) if classifies else "-" if q is None else f"{q:.3f}" for q in event.quarters)
         return (
             f"step {event.step:,}/{steps:,}  {_loss(event)}  by t {quarters}  "
             f"gradient {event.gradient:.2f}  {event.pictures_per_second:,.0f} pictures/s  "
             f"{duration(event.seconds_left)} left"
         )
+    if isinstance(event, Evaluated) and event.held_out_quarters:
+        pairs = [(event.held_out, event.held_out_quarters), (event.trained_on, event.trained_on_quarters)]
+        held_out, trained_on = (f"{_share(mean)}, by t {' '.join(map(_share, each))}" for mean, each in pairs)
+        return f"held-out pictures: accuracy {held_out}; as many trained on: {trained_on}"
     if isinstance(event, Evaluated):
         return f"held-out pictures: error {event.held_out:.4f}, as many trained on: {event.trained_on:.4f}"
     if isinstance(event, Previewed):

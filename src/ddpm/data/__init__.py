@@ -12,20 +12,23 @@ from ddpm.data.holdout import open_sources
 from ddpm.data.opening import open_source
 from ddpm.data.order import Order, check_batch
 from ddpm.data.pictures import Pictures, to_uint8
-from ddpm.data.smaller import smaller
+from ddpm.data.smaller import Pairs, made_small, pairs, smaller
 from ddpm.data.source import Look, Source
 
 __all__ = [
     "Look",
     "Order",
+    "Pairs",
     "Pictures",
     "Source",
     "check_batch",
     "default_cache",
     "embedded",
     "load",
+    "made_small",
     "open_source",
     "open_sources",
+    "pairs",
     "smaller",
     "to_uint8",
 ]

@@ -38,6 +38,13 @@ def grid(pixels: np.ndarray, columns: int | None = None, width: int = 0) -> Imag
     return picture(sheet)
 
 
+def enlarged(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pictures [N, C, h, w] at a larger size (H, W), each pixel as a rectangle."""
+    (height, width), (h, w) = size, pixels.shape[2:]
+    made: np.ndarray = pixels[:, :, np.arange(height)[:, None] * h // height, np.arange(width) * w // width]
+    return made
+
+
 def opaque(image: Image.Image) -> Image.Image:
     """In colour, what is transparent on white."""
     if image.mode != "RGBA":

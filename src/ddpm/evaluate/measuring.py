@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from ddpm.data import smaller
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
 from ddpm.evaluate.likelihood import Bits, Estimate, bound_levels, estimate, likelihood
@@ -215,8 +216,11 @@ def on_device(
 ) -> tuple[Tensor, Int64[Tensor, "B"], dict[str, Any]]:
     """Pictures, their numbers, and what the net is told beside t."""
     x0, labels = reference.batch(rows)
+    cond = {} if labels is None else {"label": labels.to(device)}
+    if reference.small is not None:
+        cond["low"] = smaller(x0.float(), reference.small).to(device)
     x0 = x0.float().to(device) if device.type == "mps" else x0.to(device)  # which has no float64
-    return x0, torch.from_numpy(rows), {} if labels is None else {"label": labels.to(device)}
+    return x0, torch.from_numpy(rows), cond
 
 
 def _measured(

@@ -34,12 +34,16 @@ _PART_OF = {"fashion": ("fashion-mnist", 60_000)}
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Decoded pictures and the number of each one's class in the model; None for a model without classes."""
+    """Decoded pictures and the number of each one's class in the model; None for a model without classes.
+
+    small: of an upsampler, the size of what it is told of each picture, made small as in training.
+    """
 
     pictures: Pictures
     labels: Int64[np.ndarray, "N"] | None
     notes: tuple[str, ...] = ()
     held_out: bool = False
+    small: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -110,7 +114,8 @@ def open_reference(
             else ", and then is no measure of others"
         )
         notes.append(f"{data} may hold pictures {model.name} was trained on{others}")
-    return Reference(pictures, labels, tuple(notes), own)
+    small = config.small if model.description.config.train.task == "upsampler" else None
+    return Reference(pictures, labels, tuple(notes), own, small)
 
 
 def _trained_on(data: str, config: DataConfig) -> bool:

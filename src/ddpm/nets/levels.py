@@ -119,13 +119,14 @@ def run(layer: nn.Module, h: Tensor, emb: Tensor, save: bool) -> Tensor:
 
 def widths_of(channels: int, multipliers: Sequence[int | float]) -> tuple[int, ...]:
     """The width of each level; UserError where a multiple is no whole number of channels."""
-    broken = [m for m in multipliers if channels * m != int(channels * m) or m <= 0]
+    # A width that was divided by channels may come out of the product a last bit off.
+    broken = [m for m in multipliers if abs(channels * m - round(channels * m)) > 1e-6 or m <= 0]
     if broken:
         raise UserError(
             f"--net.multipliers {' '.join(f'{m:g}' for m in multipliers)}: {broken[0]:g} times {channels} "
             "channels is no width; take multiples that make whole numbers"
         )
-    return tuple(int(channels * m) for m in multipliers)
+    return tuple(round(channels * m) for m in multipliers)
 
 
 def check_size(size: tuple[int, int], stride: int) -> None:

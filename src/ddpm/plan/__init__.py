@@ -7,7 +7,7 @@ Each decision comes with its reason, which the command line prints and the run k
 never touched, and what depends on it follows it.
 """
 
-from ddpm.plan.choosing import for_data, readable
+from ddpm.plan.choosing import choose_small, for_data, readable
 from ddpm.plan.course import horizons
 from ddpm.plan.decisions import Choices, Decision, Expected, Planned
 from ddpm.plan.machine import Load, count
@@ -22,6 +22,7 @@ __all__ = [
     "Load",
     "Planned",
     "amount",
+    "choose_small",
     "count",
     "duration",
     "for_data",

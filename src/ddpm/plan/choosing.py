@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ddpm.config import Config, check
 from ddpm.data import Look, Source
 from ddpm.denoiser import LEARNED
 from ddpm.errors import UserError
+from ddpm.nets.levels import widths_of
 from ddpm.plan.decisions import Choices
 from ddpm.units import duration
 
@@ -34,12 +35,24 @@ def for_data(
 
     asked, because: those of `Choices`.
     """
-    check(Config().with_(**{k.replace(".", "__"): v for k, v in asked.items() if k.startswith(("data.", "net."))}))
+    early = {k: v for k, v in asked.items() if k.startswith(("data.", "net.")) or k == "train.task"}
+    if "data.size" not in asked:  # which decides what is small
+        early.pop("data.low_size", None)
+    check(Config().with_(**{k.replace(".", "__"): v for k, v in early.items()}))
     look = readable(source)
     choices = Choices(Config(), asked, because)
+    classifies = choices["train.task"] == "classifier"
+    if classifies:
+        choices.say("task", f"classifier of {len(source.classes):,} classes", "", "train.task")
     _pictures(choices, look, device, seconds)
     _net(choices, device, seconds, len(source))
-    _target(choices, device)
+    _chain(choices)
+    if classifies:
+        choices.pick("loss.times", "low-discrepancy")
+        choices.pick("train.preview_every", 0)
+    else:
+        _target(choices, device)
+        _labels(choices)
     usual = usual_batch(choices["data.size"], device)
     batch = choices.pick("train.batch", min(usual, len(source)))
     why = f"usual on {device.type}"
@@ -76,6 +89,7 @@ def _pictures(choices: Choices, look: Look, device: torch.device, seconds: float
     if exact:
         why = "the pictures' own" + (", cut to multiples of 4" if own not in look.sizes else "")
     choices.say("size", f"{size[0]} x {size[1]}", why, "data.size")
+    choose_small(choices)
     cut = _cut_away(look.sizes, size)
     if cut >= 0.005 and choices["data.crop"] in ("centre", "random"):
         why = f"{cut:.0%} of an average picture lies outside this shape; --data.crop pad keeps it, none stretches"
@@ -91,6 +105,18 @@ def _pictures(choices: Choices, look: Look, device: torch.device, seconds: float
     if look.colour == 0:
         why = "grey pictures are often of things that face one way; --data.flip turns mirroring on"
     choices.say("flips", "on" if flip else "off", why, "data.flip")
+
+
+def choose_small(choices: Choices) -> None:
+    """What an upsampler enlarges: a quarter of its pictures' height and width."""
+    if choices["train.task"] != "upsampler":
+        return
+    why = "a quarter of the size; --data.low-size asks for another"
+    if any(choices["data.low_size"]):
+        why = "the preset's"
+    low = choices.pick("data.low_size", choices.config.data.small)
+    choices.say("task", "upsampler", "", "train.task")
+    choices.say("small pictures", f"{low[0]} x {low[1]}", why, "data.low_size")
 
 
 def _size(sizes: Counter[tuple[int, int]], largest: int) -> tuple[tuple[int, int], bool, int]:
@@ -116,8 +142,8 @@ def _cut_away(sizes: Counter[tuple[int, int]], size: tuple[int, int]) -> float:
 
 
 def _net(choices: Choices, device: torch.device, seconds: float, pictures: int) -> None:
-    """Halves pictures to about 8 x 8; on a GPU Ho et al.'s widths, else narrow, over cells of 2 x 2 pixels."""
-    size, gpu = choices["data.size"], device.type == "cuda"
+    """Halves pictures to about 8 x 8; on a GPU the papers' widths, else narrow, over cells of 2 x 2 pixels."""
+    size, gpu, classifies = choices["data.size"], device.type == "cuda", choices["train.task"] == "classifier"
     cells = not gpu and min(size) >= 24 and size[0] % 2 == size[1] % 2 == 0
     patch = max(1, choices.pick("net.patch", 2 if cells else 1))  # the net itself refuses less
     if patch > 1:
@@ -125,36 +151,71 @@ def _net(choices: Choices, device: torch.device, seconds: float, pictures: int) 
     places = size[0] * size[1] / patch**2
     affordable = [wide for wide in (32, 48, 64) if _SECONDS * places / 256 * (wide / 32) ** 2 <= seconds]
     channels = choices.pick("net.channels", 128 if gpu else max(affordable, default=32))
-    why = "Ho et al.'s" if gpu else f"sees enough pictures in {duration(seconds)} on {device.type}"
+    paper = "ADM's classifiers'" if classifies else "Ho et al.'s"
+    why = paper if gpu else f"sees enough pictures in {duration(seconds)} on {device.type}"
     choices.say("width", channels, f"channels at the finest level: {why}", "net.channels")
     levels = _levels(size, patch)
     multipliers = choices.pick("net.multipliers", (1, *(2 for _ in range(levels - 1))))
-    levels = len(multipliers)
+    levels, widths = len(multipliers), widths_of(channels, multipliers)
     least = " x ".join(str(side // patch >> (levels - 1)) for side in size)
     blocks = choices.pick("net.blocks", 2 if gpu else 1)
     why = f"the coarsest has {least} places; {blocks} block{'s' * (blocks > 1)} a level"
-    shown = f"{levels} of {' '.join(str(channels * m) for m in multipliers)}"
-    choices.say("levels", shown, why, "net.multipliers")
-    sixteen = tuple(level for level in range(levels) if max(size) // patch >> level == 16)
-    attention = choices.pick("net.attention", sixteen if gpu else ())
-    why = "elsewhere it gained nothing" if not gpu else "there is no level of 16 x 16"
-    if attention:
-        why = "and the middle: at 16 x 16, as Ho et al."
-    choices.say(
-        "attention", f"levels {' '.join(map(str, attention))}" if attention else "middle", why, "net.attention"
-    )
+    choices.say("levels", f"{levels} of {' '.join(map(str, widths))}", why, "net.multipliers")
+    sides = [max(size) // patch >> level for level in range(levels)]
+    (_classifier_attention if classifies else _attention)(choices, sides, widths, gpu)
     usual = 32 if gpu else 8
-    together = math.gcd(*(channels * m for m in multipliers))
-    dividing = max(g for g in range(1, usual + 1) if together % g == 0)
+    dividing = _divisor(widths, usual)
     groups = choices.pick("net.groups", dividing)
     if groups != usual:
         choices.say("groups", groups, f"of the normalisations: {usual} do not divide every width", "net.groups")
     few = pictures < FEW
-    dropout = choices.pick("net.dropout", 0.1 if gpu or few else 0.0)
+    dropout = choices.pick("net.dropout", 0.1 if few or (gpu and not classifies) else 0.0)
     why = "Ho et al.'s for CIFAR-10" if gpu else "a narrow net does not learn so many pictures by heart"
+    if classifies:
+        why = "as ADM's classifiers, which weight decay holds back"
     if few:
         why = f"fewer than {FEW:,} pictures, which a net soon learns by heart"
     choices.say("dropout", f"{dropout:g}", why, "net.dropout")
+
+
+def _attention(choices: Choices, sides: Sequence[int], widths: Sequence[int], gpu: bool) -> None:
+    """Of a model of pictures, whose levels have so many places a side: at 16 x 16, on a GPU."""
+    sixteen = tuple(level for level, side in enumerate(sides) if side == 16)
+    attention = choices.pick("net.attention", sixteen if gpu else ())
+    why = "elsewhere it gained nothing" if not gpu else "there is no level of 16 x 16"
+    if attention:
+        why = "and the middle: at 16 x 16, as Ho et al."
+    choices.say("attention", _at(attention), why, "net.attention")
+
+
+def _classifier_attention(choices: Choices, sides: Sequence[int], widths: Sequence[int], gpu: bool) -> None:
+    """ADM's encoder: attention on the coarse levels in heads of one width, residual blocks that halve."""
+    for name, value in (("style", "openai"), ("scale_shift", True), ("resample", "block")):
+        choices.pick(f"net.{name}", value)
+    why = "blocks that halve, the time scales and shifts their features, attention pools (Dhariwal & Nichol 2021)"
+    choices.say("net", "ADM's encoder", why, "net.style", "net.scale_shift", "net.resample")
+    largest = 32 if gpu else 8
+    attention = choices.pick("net.attention", tuple(k for k, side in enumerate(sides) if side <= largest))
+    why = f"and the middle: from {largest} x {largest} places down" + (
+        ", as ADM's" if gpu else ", where it is cheap"
+    )
+    attending = [widths[level] for level in attention if 0 <= level < len(widths)] + [widths[-1]]
+    usual = 64 if gpu else 32
+    heads = "net.heads" in choices.asked
+    head = choices.pick("net.head_channels", 0 if heads else _divisor(attending, usual))
+    if head:
+        why += f"; in heads of {head} channels"
+    choices.say("attention", _at(attention), why, "net.attention")
+
+
+def _at(attention: Sequence[int]) -> str:
+    return f"level{'s' * (len(attention) > 1)} {' '.join(map(str, attention))}" if attention else "middle"
+
+
+def _divisor(widths: Sequence[int], largest: int) -> int:
+    """The largest number up to `largest` that divides every width."""
+    together = math.gcd(*widths)
+    return max(n for n in range(1, largest + 1) if together % n == 0)
 
 
 def _levels(size: tuple[int, int], patch: int) -> int:
@@ -186,11 +247,22 @@ def _kind(choices: Choices) -> str:
     return kind
 
 
-def _target(choices: Choices, device: torch.device) -> None:
-    """What the net learns to predict, by which measure, at which levels of noise."""
+def _chain(choices: Choices) -> None:
+    """The noise levels: the same for every task, as a classifier has to know those of the model that it guides."""
     betas = choices["chain.betas"]
     choices.pick("chain.schedule", "betas" if betas else "cosine")
     choices.pick("chain.steps", len(betas) or 1000)
+
+
+def _labels(choices: Choices) -> None:
+    """How many pictures are trained on as if they had no class."""
+    if share := choices["train.label_drop"]:
+        why = "so that the net also draws without a class, which --cfg-scale needs"
+        choices.say("labels left out", f"of {100 * share:.3g} %", why, "train.label_drop")
+
+
+def _target(choices: Choices, device: torch.device) -> None:
+    """What the net learns to predict, by which measure, at which levels of noise."""
     kind = _kind(choices)
     # docs/log.md, Grain: colour pictures of a narrow net are speckled with v and clean with x0 and min-SNR (one
     # seed, nothing else changed); on grey garments v and x0 could not be told apart.

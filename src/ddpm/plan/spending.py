@@ -26,10 +26,10 @@ from ddpm.plan.machine import (
     measure,
     taken_memory,
 )
-from ddpm.preview import PREVIEW_STEPS, preview_layout
+from ddpm.preview import PREVIEW_STEPS, preview_count, preview_layout
 from ddpm.report.compose import GLANCE_SAMPLES, GLANCE_STEPS
 from ddpm.report.looks import MOST_CLASSES
-from ddpm.trainer import HELD_OUT
+from ddpm.trainer import HELD_OUT, QUARTERS
 from ddpm.units import amount, counted, duration
 
 DEFAULT_BUDGET = 3600.0
@@ -70,7 +70,9 @@ def plan(
         most = None if seconds is not None else choices["train.steps"]
         measured = _measure(choices, load, pictures, accelerator, most)
     saving = SAVED_BYTES * load.parameters / _WRITTEN
-    glance = _preview_seconds(choices, classes, measured)
+    glance = _look_seconds(choices, classes, measured)
+    if not choices["train.preview_every"] and choices["train.task"] == "classifier":
+        saving, glance = saving + glance, 0.0  # it looks when it saves
     step = measured.seconds if measured else None
     if seconds is not None and step is not None:
         left = seconds * _RESERVE - (time.perf_counter() - began)
@@ -157,14 +159,18 @@ def _measure(
         choices.say("computed in", f"{parts} parts", "fewer did not fit into the GPU's memory when tried")
 
 
-def _preview_seconds(choices: Choices, classes: int, measured: Measured | None) -> float:
+def _look_seconds(choices: Choices, classes: int, measured: Measured | None) -> float:
     """A forward pass is about a third of a training step's work; two nets draw a preview, one the report.
 
-    One more looks at held-out pictures, and at as many others.
+    One more looks at held-out pictures, and at as many others; a classifier's does no more, but at every quarter.
     """
     reported = max(GLANCE_SAMPLES, min(classes, MOST_CLASSES))
-    passes = 2 * PREVIEW_STEPS * preview_layout(classes)[0] + GLANCE_STEPS * reported
-    passes += 2 * HELD_OUT if choices["data.holdout"] else 0
+    passes, looks = 2 * PREVIEW_STEPS * preview_layout(classes)[0] + GLANCE_STEPS * reported, 1
+    if choices["train.task"] == "upsampler":
+        passes = 2 * PREVIEW_STEPS * preview_count(choices["data.size"]) + GLANCE_STEPS * GLANCE_SAMPLES
+    if choices["train.task"] == "classifier":
+        passes, looks = 0, QUARTERS
+    passes += 2 * looks * HELD_OUT if choices["data.holdout"] else 0
     return _PAGE_SECONDS + passes * measured.seconds / 3 / choices["train.batch"] if measured else 0.0
 
 
@@ -209,12 +215,14 @@ def _expect(
     """Time, memory and disk, a line each."""
     train = choices["train.steps"], choices["train.preview_every"], choices["train.checkpoint_every"]
     steps, previews, saves = train[0], events(train[0], train[1]), events(train[0], train[2])
+    draws = choices["train.task"] != "classifier"
+    look = "preview" if draws else "look at held-out pictures"
     seconds = None
     if measured:
         seconds = steps * measured.seconds + previews * glance + saves * saving
         each = f"{measured.seconds:.2g}" if measured.seconds < 99 else f"{measured.seconds:,.0f}"
         why = f"{steps:,} steps of {each} s measured here"
-        why += _several(previews, "preview", glance) + _several(saves, "checkpoint", saving)
+        why += _several(previews, look, glance) + _several(saves, "checkpoint", saving)
         choices.decisions.append(Decision("time", duration(seconds), why))
     elif not choices.obstacles:
         why = f"fewer than {_WORTH_MEASURING} steps are over sooner than they are measured"
@@ -230,7 +238,7 @@ def _expect(
     how = "measured" if memory else "estimated"
     memory = memory or taken_memory(device) + load.peak(choices.config, rows)
     choices.decisions.append(Decision("memory", amount(memory), f"{how}; {why}"))
-    disk = _disk(choices, load, previews, pictures, folder)
+    disk = _disk(choices, load, previews if draws else 0, pictures, folder)
     return Expected(seconds, memory, disk)
 
 

@@ -17,6 +17,8 @@ _WORTH_LOOKING = 50_000  # pictures seen before a model of small pictures is wor
 _FEW = 2_000
 _MANY_PASSES = 300
 _SMALLER = "--size asks for more"  # what the plan says where the pictures are larger than it took them
+_SAID = {"vlb": "bound", "loss": "loss", "mse": "error"}
+_SURELY = 0.04  # between two accuracies of 1,024 looks each: more than chance
 _FALLING = 0.01  # a loss that falls by less over a fifth of the training has settled
 
 
@@ -48,8 +50,12 @@ class Shown:
 
 def advise(shown: Shown) -> list[Advice]:
     """Every rule that applies, the most pressing first; how to draw samples stands last, as it always applies."""
-    rules = (_stopped, _few_pictures, _copies, _held_out, _few_seen, _falling, _clipped, _balance, _skipped)
-    found = [one for rule in rules if (one := rule(shown)) is not None]
+    drawn = (_stopped, _few_pictures, _copies, _held_out, _few_seen, _falling, _clipped, _balance, _skipped)
+    classified = (_stopped, _unmeasured, _by_heart, _few_pictures, _falling, _balance, _skipped)
+    classifies = shown.config.train.task == "classifier"
+    found = [one for rule in (classified if classifies else drawn) if (one := rule(shown)) is not None]
+    if classifies:
+        return [*found, _guide(shown)] if shown.step else found
     if shown.state == "complete" and any(_SMALLER in reason for reason in shown.plan):
         found.append(_larger(shown))
     known = shown.config.data.path or shown.config.data.holdout
@@ -110,6 +116,52 @@ def _held_out(shown: Shown) -> Advice | None:
     )
 
 
+def _by_heart(shown: Shown) -> Advice | None:
+    """A classifier's accuracy on held-out pictures falls while that of training still rises."""
+    pairs = [
+        (r["step"], held_out, trained_on)
+        for r in shown.records
+        if (held_out := number(r.get("held_out_accuracy"))) is not None
+        and (trained_on := number(r.get("trained_on_accuracy"))) is not None
+    ]
+    if len(pairs) < 3:
+        return None
+    best = max(pairs, key=lambda one: one[1])
+    last = pairs[-1]
+    apart = last[2] - last[1]
+    if (best[1] - last[1] <= _SURELY or last[2] <= best[2]) and apart <= 2 * _SURELY:
+        return None
+    change, what = "", []
+    if not shown.config.data.flip:
+        what.append("--data.flip, if the pictures may be mirrored")
+    if shown.config.data.crop != "random":
+        change, what = "--crop random ", ["--crop random", *what]
+    decay = max(0.05, 2 * shown.config.optimizer.weight_decay)
+    what.append(f"more weight decay ({decay:g})")
+    return Advice(
+        "Keep it from learning pictures by heart",
+        f"It is right about {last[1]:.1%} of held-out pictures, at step {best[0]:,} about {best[1]:.1%}, and "
+        f"about {last[2]:.1%} of those trained on. What helps: {', '.join(what)}, more pictures, or fewer steps.",
+        _again(
+            shown,
+            f"--steps {shown.config.train.steps} {change}--optimizer.weight-decay {decay:g}",
+            "regularised",
+        ),
+    )
+
+
+def _unmeasured(shown: Shown) -> Advice | None:
+    """A classifier without held-out pictures."""
+    if shown.config.data.holdout or not shown.step:
+        return None
+    return Advice(
+        "Hold some pictures out",
+        "How often it is right about pictures it never saw cannot be told, and so not whether it knows the "
+        "classes or the pictures.",
+        _again(shown, f"--steps {shown.config.train.steps} --holdout 0.05", "held-out"),
+    )
+
+
 def _few_seen(shown: Shown) -> Advice | None:
     seen = shown.step * shown.config.train.batch
     if shown.state == "running" or seen >= _WORTH_LOOKING or not seen:
@@ -128,7 +180,8 @@ def _falling(shown: Shown) -> Advice | None:
         return None
     # Of the bound the error is an importance-weighted by-product, much noisier than what is minimised.
     bound = shown.config.loss.kind == "vlb"
-    errors = [value for r in shown.records if (value := number(r.get("vlb" if bound else "mse"))) is not None]
+    key = "vlb" if bound else "loss" if shown.config.train.task == "classifier" else "mse"
+    errors = [value for r in shown.records if (value := number(r.get(key))) is not None]
     part = len(errors) // 5
     if part < 5:
         return None
@@ -139,7 +192,7 @@ def _falling(shown: Shown) -> Advice | None:
         return None
     return Advice(
         "Train for longer",
-        f"The {'bound' if bound else 'error'} still fell, by {drop:.1%} over the last fifth of the training.",
+        f"The {_SAID[key]} still fell, by {drop:.1%} over the last fifth of the training.",
         _again(shown, f"--steps {2 * shown.config.train.steps}", "longer"),
     )
 
@@ -167,10 +220,15 @@ def _balance(shown: Shown) -> Advice | None:
     if len(shares) < 2 or min(shares) >= 0.25 / len(shares):
         return None
     rare = shown.facts.classes[min(range(len(shares)), key=lambda k: shares[k])]
+    poor = (
+        "it will be recognised the least"
+        if shown.config.train.task == "classifier"
+        else "its samples will be the poorest"
+    )
     return Advice(
         "Even out the classes",
-        f"{rare} has {min(shares):.1%} of the pictures, where an even share would be {1 / len(shares):.1%}: its "
-        "samples will be the poorest. Add pictures of the rare classes, or merge them with others.",
+        f"{rare} has {min(shares):.1%} of the pictures, where an even share would be {1 / len(shares):.1%}: "
+        f"{poor}. Add pictures of the rare classes, or merge them with others.",
     )
 
 
@@ -212,12 +270,36 @@ def _measure(shown: Shown) -> Advice:
 
 
 def _sample(shown: Shown) -> Advice:
+    if shown.config.train.task == "upsampler":
+        return _enlarge(shown)
     named = f" --class {shlex.quote(shown.facts.classes[0])}" if shown.facts.classes else ""
     only = " Without a class it draws them as often as they are in the data." if named else ""
     return Advice(
         "Draw pictures from it",
         f"Any number, always the same ones for a seed, with a film of how they come about.{only}",
         f"ddpm sample {shlex.quote(shown.folder)} -n 64{named}",
+    )
+
+
+def _enlarge(shown: Shown) -> Advice:
+    data, folder = shown.config.data, shlex.quote(shown.folder)
+    h, w = data.small
+    return Advice(
+        "Enlarge pictures with it",
+        f"Those of any DATA: they are brought to {h} x {w} first. Or those that a model draws: ddpm sample BASE "
+        f"--upsample {folder}, where BASE was trained on the same pictures with --size {h}x{w}.",
+        f"ddpm sample {folder} --low DATA",
+    )
+
+
+def _guide(shown: Shown) -> Advice:
+    height, width = shown.config.data.size
+    return Advice(
+        "Guide a model with it",
+        f"It steers the samples of any model of {height} x {width} pictures of these classes, MODEL, towards a "
+        "class. A scale of 0 is off, 1 what probability asks for; more makes them more typical and less diverse.",
+        f"ddpm sample MODEL -n 64 --class {shlex.quote(shown.facts.classes[0])} --classifier "
+        f"{shlex.quote(shown.folder)} --classifier-scale 1",
     )
 
 

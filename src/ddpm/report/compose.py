@@ -13,7 +13,7 @@ from ddpm.data import Pictures
 from ddpm.draw import page
 from ddpm.errors import UserError
 from ddpm.pipeline import Pipeline
-from ddpm.report import parts
+from ddpm.report import classes, enlarging, parts
 from ddpm.report.material import LOOKED, SAMPLES, STEPS, UNOPENED, Material, State, gather
 from ddpm.store import Run
 from ddpm.version import __version__
@@ -33,20 +33,23 @@ def write(
     samples: int = SAMPLES,
     steps: int = STEPS,
     looked: int = LOOKED,
+    held_out: Pictures | None = None,
 ) -> Path:
     """Writes the run's report.html, whole or not at all, and returns its path.
 
     It draws about `samples` pictures with `steps` steps of DDIM, passes one picture at twelve levels through the
-    net, and compares the samples with at most `looked` training pictures: less than the cost of a preview.
+    net, and compares the samples with at most `looked` training pictures: less than the cost of a preview. Of a
+    classifier nothing is asked but its log.
 
     Args:
         pictures: what the run is trained on, or None; `why` they are not there is then said in the report.
+        held_out: of an upsampler, pictures that it never trained on, to be shown in place of those.
         pipeline: the averaged net; by default the newest checkpoint's, on `device`.
         state: by default complete after the last step, else stopped when the log has been quiet for a while.
 
     UserError if there is no run. A run that someone else is training is only read.
     """
-    return publish(gather(run, pictures, pipeline, device, why, state, samples, steps, looked))
+    return publish(gather(run, pictures, pipeline, device, why, state, samples, steps, looked, held_out))
 
 
 def publish(made: Material) -> Path:
@@ -71,17 +74,27 @@ def lay_out(made: Material) -> str:
     facts, train = made.description.facts, made.description.config.train
     now = datetime.now().astimezone().strftime("%d %B %Y, %H:%M").lstrip("0")
     name = made.run.folder.resolve().name
-    head = page.heading(name, made.state, f"A diffusion model of {facts.name or 'pictures'} · written {now}")
+    classifies, enlarges = train.task == "classifier", train.task == "upsampler"
+    what = {"classifier": "A classifier of noisy pictures", "upsampler": "An upsampler"}.get(train.task)
+    what = what or "A diffusion model"
+    head = page.heading(name, made.state, f"{what} of {facts.name or 'pictures'} · written {now}")
     head += page.bar(made.step, train.steps, f"step {made.step:,} of {train.steps:,}")
     head += page.numbers(parts.numbers(made))
+    drawn = [
+        ("Previews", "How its pictures changed", parts.previews(made)),
+        ("Step by step", "How a picture is denoised", parts.denoising(made)),
+    ]
+    if enlarges:
+        drawn.append(("Samples", "What it makes of small pictures", enlarging.samples(made)))
+    else:
+        drawn.append(("Samples", "What it draws", parts.samples(made)))
+        drawn.append(("Nearest", "Has it learnt pictures by heart?", parts.nearest(made)))
+    told = [("By noise", "What it knows at each level of noise", classes.by_quarter(made))]
     sections = [
         ("Data", "What it was trained on", parts.data(made)),
         ("Model", "How it was made", parts.model(made)),
-        ("Curves", "How the training went", parts.curves(made)),
-        ("Previews", "How its pictures changed", parts.previews(made)),
-        ("Step by step", "How a picture is denoised", parts.denoising(made)),
-        ("Samples", "What it draws", parts.samples(made)),
-        ("Nearest", "Has it learnt pictures by heart?", parts.nearest(made)),
+        ("Curves", "How the training went", (classes.curves if classifies else parts.curves)(made)),
+        *(told if classifies else drawn),
         ("Speed", "Speed", parts.speed(made)),
         ("Next", "What to try next", parts.next(made)),
     ]

@@ -21,6 +21,7 @@ class Follower:
     def __init__(self, run: Run):
         """UserError if there is no run."""
         self.run, self.train = run, run.description().config.train
+        self.draws = self.train.task != "classifier" and self.train.preview_every > 0
         self.complete = False
         self._size, self._step = -1, 0
         self._saved, self._previewed = self._numbers("checkpoints"), self._numbers("samples")
@@ -38,16 +39,15 @@ class Follower:
         events += [Previewed(step, path) for step, path in previewed.items() if step not in self._previewed]
         self._saved, self._previewed = saved, previewed
         last = self.train.steps
-        if last in saved and (
-            not self.train.preview_every or last in previewed or _age(saved[last]) > _LAST_PREVIEW
-        ):
+        if last in saved and (not self.draws or last in previewed or _age(saved[last]) > _LAST_PREVIEW):
             self.complete = True
             events.append(Ended(last, complete=True))
         return events
 
-    def newest_preview(self) -> Path | None:
-        """The newest preview there is."""
-        return self._previewed[max(self._previewed)] if self._previewed else None
+    def newest_look(self) -> Path | None:
+        """The newest preview there is, or, of a training that draws none, the newest checkpoint."""
+        looks = self._previewed if self.draws else self._saved
+        return looks[max(looks)] if looks else None
 
     def _logged(self) -> list[TrainEvent]:
         path = self.run.folder / "log.jsonl"
@@ -65,27 +65,29 @@ class Follower:
     def _event(self, record: dict[str, Any]) -> TrainEvent | None:
         """A line of the log as the event it was; None if it lacks what an event has."""
         step = record["step"]
-        apart = [number(record.get(key)) for key in ("held_out", "trained_on")]
-        if None not in apart:
-            return Evaluated(step, *(one for one in apart if one is not None))
-        keys = ("loss", "mse", "lr", "gradient", "pictures_per_second")
+        if (evaluated := _evaluated(record)) is not None:
+            return evaluated
+        keys = ("loss", "lr", "gradient", "pictures_per_second")
         values = [number(record.get(key)) for key in keys]
-        loss, mse, rate, gradient, speed = values
-        if loss is None or mse is None or rate is None or gradient is None or not speed:
+        loss, rate, gradient, speed = values
+        mse, accuracy = number(record.get("mse")), number(record.get("accuracy"))
+        if loss is None or rate is None or gradient is None or not speed:
             return None
-        quarters = record.get("quarters")
+        if mse is None and accuracy is None:
+            return None
         left = (self.train.steps - step) * self.train.batch / speed
         return Logged(
             step,
             loss,
             mse,
-            tuple(number(one) for one in quarters) if isinstance(quarters, list) else (),
+            _quarters(record, "quarters" if accuracy is None else "accuracy_quarters"),
             rate,
             gradient,
             speed,
             number(record.get("seconds")) or 0.0,
             left,
             number(record.get("vlb")),
+            accuracy,
         )
 
     def _numbers(self, name: str) -> dict[int, Path]:
@@ -93,6 +95,21 @@ class Follower:
         folder = self.run.folder / name
         found = list(folder.iterdir()) if folder.is_dir() else []
         return {int(path.stem): path for path in sorted(found) if path.stem.isdecimal()}
+
+
+def _evaluated(record: dict[str, Any]) -> Evaluated | None:
+    """A look at held-out pictures, if the line is one."""
+    for keys in (("held_out", "trained_on"), ("held_out_accuracy", "trained_on_accuracy")):
+        held_out, trained_on = (number(record.get(key)) for key in keys)
+        if held_out is not None and trained_on is not None:
+            quarters = (_quarters(record, f"{name}_quarters") for name in ("held_out", "trained_on"))
+            return Evaluated(record["step"], held_out, trained_on, *quarters)
+    return None
+
+
+def _quarters(record: dict[str, Any], key: str) -> tuple[float | None, ...]:
+    values = record.get(key)
+    return tuple(number(one) for one in values) if isinstance(values, list) else ()
 
 
 def _age(path: Path) -> float:

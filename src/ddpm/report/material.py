@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from ddpm.data import Pictures
+from ddpm.data import Pictures, pairs
 from ddpm.data.stream import Streamed
 from ddpm.draw.charts import Series
 from ddpm.errors import UserError
@@ -22,6 +22,7 @@ from ddpm.store import Description, Run
 State = Literal["running", "complete", "stopped"]
 SAMPLES, STEPS, LOOKED = 40, 25, 20_000  # pictures drawn, steps of DDIM for each, training pictures compared
 UNOPENED = "the training pictures were not opened"
+_TRIPLES = 24  # rows of what an upsampler made of a small picture, at the most
 _STREAMED = 2_000  # pictures compared with samples where each has to be decoded for it
 _TRIES, _PAUSE = 5, 0.5
 _QUIET_SECONDS = 60.0
@@ -42,6 +43,7 @@ class Material:
     drawn: looks.Drawn | None
     denoising: looks.Denoising | None
     nearest: looks.Nearest | None
+    enlarged: looks.Enlarged | None = None
 
     def series(self, name: str, value: str | Callable[[dict[str, Any]], Any]) -> Series:
         """A value of the log's lines over their steps, by key or by a function of a line."""
@@ -84,24 +86,39 @@ def gather(
     samples: int = SAMPLES,
     steps: int = STEPS,
     looked: int = LOOKED,
+    held_out: Pictures | None = None,
 ) -> Material:
     """Reads the run, and asks its newest averaged net; the arguments are those of `ddpm.report.write`."""
     description = run.description()
     without = {} if pictures is not None else {"pictures": why}
-    if pipeline is None:
+    saved = 0
+    if description.config.train.task == "classifier":
+        checkpoint, _ = run.newest()
+        without["pipeline"], saved = "a classifier draws no pictures", checkpoint.step if checkpoint else 0
+    elif pipeline is None:
         pipeline, without["pipeline"] = newest(run, device)
     records = run.records()
     logged = [r["step"] for r in records if isinstance(r.get("step"), int)]
-    step = max([*logged, pipeline.description.step if pipeline else 0, 0])
-    drawn = denoising = nearest = None
-    if pipeline is not None:
+    step = max([*logged, pipeline.description.step if pipeline else saved])
+    drawn = denoising = nearest = enlarged = None
+    if description.config.train.task == "upsampler":
+        shown = pictures if held_out is None else held_out
+        if pipeline is not None and shown is not None:
+            small = description.config.data.small
+            given = pairs(shown, min(samples, _TRIPLES), small)
+            enlarged = looks.enlarge(pipeline, given, steps, shown is held_out)
+            x0 = torch.from_numpy(given.whole[len(given.whole) // 2]).float() / 127.5 - 1.0
+            label = None if enlarged.samples.labels is None else enlarged.samples.labels[len(given.whole) // 2]
+            denoising = looks.denoise(pipeline.denoiser, x0, label, small=small)
+    elif pipeline is not None:
         drawn = looks.draw(pipeline, samples, steps)
         denoising = looks.denoise(pipeline.denoiser, *_example(drawn, pictures, pipeline))
         if pictures is not None:
             most = min(looked, _STREAMED) if isinstance(pictures, Streamed) else looked
             nearest = looks.nearest(drawn.samples.pixels, pictures, description.config.data.flip, most)
     state = state or state_of(run, description, records, step)
-    return Material(run, description, records, state, step, pictures, pipeline, without, drawn, denoising, nearest)
+    found = (drawn, denoising, nearest, enlarged)
+    return Material(run, description, records, state, step, pictures, pipeline, without, *found)
 
 
 def newest(run: Run, device: str | torch.device | None) -> tuple[Pipeline | None, str]:

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from ddpm.build import build_net
-from ddpm.config import Config, to_json
+from ddpm.config import Config, meaningless, to_json
 from ddpm.draw import page, picture
-from ddpm.draw.charts import line_chart
+from ddpm.draw.charts import Series, line_chart
 from ddpm.report import looks, words
 from ddpm.report.advice import Shown, advise
 from ddpm.report.material import Material
@@ -24,7 +24,7 @@ _FILM_FRAMES = 24
 _FILM_WIDTH = 700  # narrower previews are enlarged in squares, not blurred
 _CARDS = 9
 _SHEET, _ROW = 60, 10  # pictures of the contact sheet without classes, and of a class
-_QUARTERS = ("cleanest", "second", "third", "noisiest")
+QUARTER_NAMES = ("cleanest", "second", "third", "noisiest")
 
 
 def numbers(made: Material) -> list[tuple[str, str]]:
@@ -37,6 +37,10 @@ def numbers(made: Material) -> list[tuple[str, str]]:
             values.append(("left", duration((train.steps - made.step) * train.batch / speed[-1])))
     if (mse := made.last("mse")) is not None:
         values.append(("squared error", f"{mse:.4f}"))
+    if (accuracy := made.lately("accuracy")) is not None:
+        values.append(("right in training", f"{accuracy:.1%}"))
+    if (accuracy := made.last("held_out_accuracy")) is not None:
+        values.append(("right on held-out pictures", f"{accuracy:.1%}"))
     if (vlb := made.lately("vlb")) is not None:
         values.append(("bits/dim in training", f"{vlb:.3f}"))
     if (held_out := made.last("held_out")) is not None:
@@ -78,15 +82,15 @@ def data(made: Material) -> str:
 def model(made: Material) -> str:
     description = made.description
     config = description.config
-    html = page.text(
-        words.model(config, _parameters(made)), words.objective(config), words.course(config, description.facts)
-    )
+    told = words.model(config, _parameters(made), len(description.facts.classes))
+    html = page.text(told, words.objective(config), words.course(config, description.facts))
     if description.plan:
         html += page.details("What the plan decided, and why", page.bullets(description.plan))
     rows = [
         (f"{section}.{name}", json.dumps(value) if isinstance(value, (list, tuple)) else str(value))
         for section, values in to_json(config).items()
         for name, value in values.items()
+        if f"{section}.{name}" not in meaningless(config)
     ]
     html += page.details("Every setting", page.table(rows))
     return html + (page.text("Made by:") + page.code(description.command) if description.command else "")
@@ -111,7 +115,7 @@ def curves(made: Material) -> str:
     same = all(a == b for a, b in zip(loss.y, mse.y, strict=False))
     main = [mse] if same or kind == "vlb" else [loss, mse]
     apart = [made.series("held out", "held_out"), made.series("trained on", "trained_on")]
-    quarters = [made.series(name, partial(_quarter, k=k)) for k, name in enumerate(_QUARTERS)]
+    quarters = by_quarter(made, "quarters")
     error, bound = (
         page.chart(
             "Error of the net's prediction",
@@ -144,7 +148,21 @@ def curves(made: Material) -> str:
             "The averaged net's error on pictures it never trains on, and on as many it does, at the same levels "
             "and noise. When the two lines part, it learns pictures by heart.",
         ),
-        _chart(made, "gradient", "Length of the gradient", _clip_caption(config.optimizer.clip), span, zero=False),
+        *steps(made, span),
+    ]
+    return page.charts(*parts)
+
+
+def by_quarter(made: Material, key: str) -> list[Series]:
+    """A line for each quarter of the chain, from a key of the log that has one value for each."""
+    return [made.series(name, partial(_quarter, key=key, k=k)) for k, name in enumerate(QUARTER_NAMES)]
+
+
+def steps(made: Material, span: tuple[float, float]) -> list[str]:
+    """Gradient, rate and speed, whatever is trained."""
+    clip = _clip_caption(made.description.config.optimizer.clip)
+    return [
+        _chart(made, "gradient", "Length of the gradient", clip, span, zero=False),
         _chart(made, "lr", "Learning rate", "How large a step the optimizer takes.", span, zero=True),
         _chart(
             made,
@@ -155,7 +173,6 @@ def curves(made: Material) -> str:
             zero=True,
         ),
     ]
-    return page.charts(*parts)
 
 
 def _loss_caption(config: Config, same: bool) -> str:
@@ -212,17 +229,30 @@ def previews(made: Material) -> str:
         return page.note("No preview has been drawn yet.")
     html = page.text(
         "Every preview starts from the same noise, so that what changes from one to the next is the model alone."
+        + _columns(made)
     )
     return html + page.film(frames, "previews over the training")
+
+
+def _columns(made: Material) -> str:
+    if made.description.config.train.task != "upsampler":
+        return ""
+    return (
+        " A row has the small picture, what the averaged weights and the weights as they are make of it, and the "
+        "original."
+    )
 
 
 def denoising(made: Material) -> str:
     seen = made.denoising
     if seen is None:
-        return page.note(f"No denoising to show: {made.without['pipeline']}.")
+        return page.note(f"No denoising to show: {made.without.get('pipeline') or made.without['pictures']}.")
     what = "A training picture" if made.pictures is not None else "A sample"
+    if made.enlarged is not None and made.enlarged.held_out:
+        what = "A held-out picture"
+    told = "and the small picture" if made.enlarged is not None else "alone"
     html = page.text(
-        f"{what} is mixed with more and more noise (xₜ). From each mixture alone the model tells the noise (ε̂) "
+        f"{what} is mixed with more and more noise (xₜ). From each mixture {told} the model tells the noise (ε̂) "
         "from the picture (x̂₀). Where there is much noise x̂₀ is a blur, the mean of all pictures that could be "
         "under it; it sharpens as the noise goes.",
         "Sampling goes from level to level: xₛ is the mean of p(xₛ | xₜ), in the last row, plus some noise; s is "
@@ -314,9 +344,10 @@ def speed(made: Material) -> str:
         ]
     if (seconds := made.seconds()) is not None:
         values.append(("training so far", duration(seconds)))
-    if made.drawn is not None and made.pipeline is not None:
-        each = made.drawn.seconds / len(made.drawn.samples)
-        steps = made.drawn.samples.record["steps"]
+    timed = made.drawn or made.enlarged
+    if timed is not None and made.pipeline is not None:
+        each = timed.seconds / len(timed.samples)
+        steps = timed.samples.record["steps"]
         values.append((f"a sample of {steps} steps, on {made.pipeline.device}", _short(each)))
         whole = each / steps * made.pipeline.denoiser.native.T
         values.append((f"a sample of all {made.pipeline.denoiser.native.T:,} steps", _short(whole)))
@@ -325,7 +356,7 @@ def speed(made: Material) -> str:
     return page.numbers(values) + page.text(
         "Training time is that of the steps, without previews and checkpoints. A sample's time was measured for "
         "this page, many at once; a training that runs beside it makes it longer."
-        if made.drawn is not None
+        if timed is not None
         else ""
     )
 
@@ -350,8 +381,8 @@ def next(made: Material) -> str:
     return page.advice(items)
 
 
-def _quarter(record: dict[str, Any], k: int) -> Any:
-    values = record.get("quarters")
+def _quarter(record: dict[str, Any], key: str, k: int) -> Any:
+    values = record.get(key)
     return values[k] if isinstance(values, list) and k < len(values) else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ddpm.config import Config
+from ddpm.nets.levels import widths_of
 from ddpm.store import Facts
 from ddpm.units import counted
 
@@ -42,17 +43,24 @@ _DECAYS = {
 }
 
 
-def model(config: Config, parameters: int) -> str:
-    """The net, what it predicts, and the chain."""
+def model(config: Config, parameters: int, classes: int = 0) -> str:
+    """The net, what it predicts, or which of so many classes, and the chain."""
     net, levels = config.net, len(config.net.multipliers)
-    widths = ", ".join(str(net.channels * m) for m in net.multipliers)
+    widths = ", ".join(map(str, widths_of(net.channels, net.multipliers)))
     cells = f" It sees the picture in cells of {net.patch} × {net.patch} pixels." if net.patch > 1 else ""
     attention = f" and self-attention on {counted(len(net.attention), 'level')}" if net.attention else ""
     variance = _VARIANCES.get(config.denoiser.variance, "")
+    kind, told = "A U-Net", f"it predicts {_PREDICTS[config.denoiser.predicts]}.{variance}"
+    if config.train.task == "upsampler":
+        h, w = config.data.small
+        told = f"and the picture in {w} × {h}, which it is to enlarge, {told}"
+    if config.train.task == "classifier":
+        kind = "An encoder"
+        told = f"it says how likely each of {classes:,} classes is, p(y | xₜ), and so guides a model of pictures."
     return (
-        f"A U-Net of {amount(float(parameters))} parameters, {counted(levels, 'level')} deep ({widths} channels), "
+        f"{kind} of {amount(float(parameters))} parameters, {counted(levels, 'level')} deep ({widths} channels), "
         f"{counted(net.blocks, 'residual block')} a level{attention}.{cells} Given a picture xₜ at noise level t "
-        f"it predicts {_PREDICTS[config.denoiser.predicts]}.{variance} There are "
+        f"{told} There are "
         f"{config.chain.steps:,} levels on {_chain(config)}: level 0 is the clean picture, level "
         f"{config.chain.steps:,} next to nothing but noise."
     )
@@ -66,6 +74,8 @@ def objective(config: Config) -> str:
     """What training minimises."""
     loss = config.loss
     weight = _WEIGHTS[loss.weight].format(min_snr=loss.min_snr)
+    if config.train.task == "classifier":
+        return f"Training minimises the cross-entropy −log p(y | xₜ); the levels are {_TIMES[loss.times]}."
     what = f"the {_ERRORS[loss.error]} of that prediction, {weight}"
     if loss.kind == "hybrid":
         what += f", plus {loss.vlb_weight:g} times {_BOUND}, which teaches the variance alone"
@@ -81,11 +91,13 @@ def course(config: Config, facts: Facts) -> str:
     passes = f", {amount(images / facts.count)} passes over the data" if facts.count else ""
     whole = f" in {train.accumulate} parts" if train.accumulate > 1 else ""
     precision = "" if train.precision == "no" else f" Computed in {train.precision}."
+    decay = f" Weight decay is {optimizer.weight_decay:g}." if optimizer.weight_decay else ""
+    use = "It is measured, and guides, with" if train.task == "classifier" else "Samples are drawn with"
     began = f" Training began from the weights of {train.init_from}." if train.init_from else ""
     return (
         f"{counted(train.steps, 'step')} of Adam with {train.batch} pictures each{whole} make {images:,} "
         f"pictures{passes}. The learning rate rises over {optimizer.warmup:,} steps to {optimizer.lr:.1e} and "
-        f"{_DECAYS[optimizer.decay]}. Samples are drawn with averaged weights (EMA), which "
+        f"{_DECAYS[optimizer.decay]}.{decay} {use} averaged weights (EMA), which "
         f"remember about {counted(round(1 / (1 - optimizer.ema)), 'step')}.{precision}{began}"
     )
 
