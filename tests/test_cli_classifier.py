@@ -1,4 +1,4 @@
-"""A classifier from the command line: trained, looked at, guiding; and what is refused before anything is spent."""
+"""A classifier from the command line: trained, looked at, guiding; what is refused before anything is spent."""
 
 import shutil
 import signal

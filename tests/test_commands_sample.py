@@ -237,6 +237,7 @@ def test_both_are_trained_and_drawn_from(call):
     )
     assert status == 0, err
     assert "small pictures  4 x 4 " in out and "a quarter of the size; --data.low-size asks for another" in out
+    assert "enlarge pictures with: ddpm sample up --low DATA, or ddpm sample BASE --upsample up\n" in out
     config = json.loads(Path("up/config.json").read_text())["config"]
     assert config["data"]["low_size"] == [4, 4] and config["train"]["task"] == "upsampler"
     report = Path("up/report.html").read_text()

@@ -177,6 +177,20 @@ def test_classes_go_by_their_names_not_their_numbers(dropped, judge, tmp_path):
     assert differ(ours.pixels, dropped.sample(3, label="cat", **QUICK).pixels)
 
 
+def test_classes_without_names_are_in_the_same_order(dropped, judge):
+    """As of IDX files, whose classes are 0, 1, 2: a classifier of as many goes by number."""
+    numbered = replace(judge.description, facts=replace(tiny.ANIMALS, classes=("0", "1", "2")))
+    unnamed = replace(judge, description=numbered)
+    expected, made = (
+        dropped.sample(3, label="cat", guide=Guide(classifier=one, classifier_scale=5.0), **QUICK)
+        for one in (judge, unnamed)
+    )
+    assert np.array_equal(made.pixels, expected.pixels)
+    fewer = replace(judge, description=replace(numbered, facts=replace(tiny.ANIMALS, classes=("0", "1"))))
+    with pytest.raises(UserError, match=r"does not know the class ant of dropped; it knows 0, 1$"):
+        dropped.sample(3, guide=Guide(classifier=fewer), **QUICK)
+
+
 def test_the_score_is_that_of_the_class_asked_for(dropped, judge):
     """One step of ddpm from pure noise: the mean moves by Σ·∇ log p(y|x), taken here by finite differences."""
     guide = Guide(classifier=judge, classifier_scale=1.0)

@@ -114,7 +114,7 @@ def test_a_classifier_s_looks_are_paid_for(machine, monkeypatch):
     assert not [d for d in made.decisions if d.what == "previews"]
     made = planned(1000.0, {**CLASSIFIER, "train.preview_every": 20})
     assert made.config.train.steps == pytest.approx(950 / (1 + 6 / 20), abs=3)
-    assert "looks at held-out pictures of about 6 s" in said(made, "time") and "look" not in said(made, "disk")
+    assert "37 held-out looks of about 6 s" in said(made, "time") and "look" not in said(made, "disk")
 
 
 def test_a_look_is_of_held_out_pictures_at_every_quarter(machine):

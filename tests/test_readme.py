@@ -69,8 +69,10 @@ def reduced(line: str) -> list[str]:
             tiny.photos(Path(data), size=(20, 24))
     if name == "evaluate":
         return [name, *arguments, "-n", "2"]
-    if name in ("progressive", "interpolate"):
+    if name in ("progressive", "interpolate", "img2img"):
         return [name, *fewer(arguments)]
+    if name == "inpaint":
+        return [name, *fewer(arguments), "--jump", "2"]
     if name != "train":
         return [name, *arguments]
     if "--resume" in arguments or "--help" in arguments:
@@ -130,7 +132,11 @@ def test_the_readme_runs_as_it_stands(workplace, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sample", "info", "check", "report", "evaluate", "progressive", "interpolate"]
+    "command",
+    [
+        *("train", "sample", "info", "check", "report", "evaluate", "progressive", "interpolate"),
+        *("inpaint", "img2img", "convert"),
+    ],
 )
 def test_the_readme_s_options_exist(command, capsys):
     """Of commands named anywhere in the text, also outside of blocks."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from ddpm.classifier import Classifier
 from ddpm.errors import UserError
@@ -87,15 +89,9 @@ class Guide:
                 f"--size {size[0]}x{size[1]}"
             )
         classes = of.facts.classes
-        missing = [one for one in classes if one not in classifier.classes]
-        if missing:
-            raise UserError(
-                f"--classifier {classifier.name}: does not know the class {missing[0]} of {name}; it knows "
-                f"{', '.join(classifier.classes[:20])}"
-            )
-        same = classes == classifier.classes[: len(classes)]
-        device = next(classifier.model.parameters()).device
-        numbers = None if same else torch.tensor([classifier.classes.index(one) for one in classes], device=device)
+        numbers = _numbers(classes, classifier, name)
+        if numbers is not None:
+            numbers = numbers.to(next(classifier.model.parameters()).device)
         return ByClassifier(classifier.model, self.classifier_scale, free, numbers, bool(classes))
 
     def _free(self, name: str, of: Description, T: int) -> ClassifierFree | None:
@@ -113,6 +109,28 @@ class Guide:
                 f"draw without; teach it with ddpm train DATA --init-from MODEL --label-drop 0.1"
             )
         return ClassifierFree(self.cfg_scale, self.cfg_interval)
+
+
+def _numbers(classes: tuple[str, ...], classifier: NoisyClassifier, name: str) -> Int64[Tensor, "K"] | None:
+    """The classifier's number of each class of a model; None where they are the same.
+
+    Classes that never had names, as those of IDX files, are called by their numbers: as many with names and
+    without are taken to be in the same order.
+    """
+    known = classifier.classes
+    if len(classes) == len(known) and (_unnamed(classes) or _unnamed(known)):
+        return None
+    missing = [one for one in classes if one not in known]
+    if missing:
+        listed = ", ".join(known[:20]) + (f" and {len(known) - 20:,} more" if len(known) > 20 else "")
+        raise UserError(
+            f"--classifier {classifier.name}: does not know the class {missing[0]} of {name}; it knows {listed}"
+        )
+    return None if classes == known[: len(classes)] else torch.tensor([known.index(one) for one in classes])
+
+
+def _unnamed(classes: tuple[str, ...]) -> bool:
+    return all(name == str(number) for number, name in enumerate(classes))
 
 
 UNGUIDED = Guide()

@@ -227,6 +227,8 @@ def _use(config: Config, run: Run) -> str:
     name = shlex.quote(str(run.folder))
     if config.train.task == "classifier":
         return f"guide a model of these classes with: ddpm sample MODEL --classifier {name}"
+    if config.train.task == "upsampler":
+        return f"enlarge pictures with: ddpm sample {name} --low DATA, or ddpm sample BASE --upsample {name}"
     return f"draw pictures with: ddpm sample {name}"
 
 

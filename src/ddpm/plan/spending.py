@@ -216,7 +216,7 @@ def _expect(
     train = choices["train.steps"], choices["train.preview_every"], choices["train.checkpoint_every"]
     steps, previews, saves = train[0], events(train[0], train[1]), events(train[0], train[2])
     draws = choices["train.task"] != "classifier"
-    look = "preview" if draws else "look at held-out pictures"
+    look = "preview" if draws else "held-out look"
     seconds = None
     if measured:
         seconds = steps * measured.seconds + previews * glance + saves * saving
