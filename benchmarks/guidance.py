@@ -12,7 +12,7 @@ with the same seed, so that only the guidance differs, and prints
                 numbers before its last layer), as a multiple of the same among real test pictures: 1 is as
                 diverse as the data
 
-and writes a grid with a row a scale and a column a class, three seeds each.
+and writes a figure with a row a scale and a column a class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recognise import KEPT, accuracy, as_input, classifier, idx
 from torch import Tensor, nn
 
 import ddpm
-from ddpm.draw import grid
+from ddpm.draw.plots import Row, table, write
 from ddpm.memory import keep_freed_memory
 
 FREE = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
@@ -54,8 +54,14 @@ class Judge:
         return tuple(float(np.mean([torch.pdist(x[of == k]).mean().item() for k in range(10)])) for x in each)
 
 
-def show(judge: Judge, name: str, model: ddpm.Pipeline, guides: list[tuple[float, ddpm.Guide]], given) -> list:
-    """Prints a line a scale; returns the first pictures of each class."""
+def show(
+    judge: Judge,
+    name: str,
+    model: ddpm.Pipeline,
+    guides: list[tuple[float, ddpm.Guide]],
+    given: argparse.Namespace,
+) -> list[Row]:
+    """Prints a line a scale; returns the first picture of each class at each."""
     asked = np.repeat(np.arange(10), -(-given.n // 10))
     rows = []
     real = judge.spread(*sample_of(judge, len(asked) // 10))
@@ -75,8 +81,7 @@ def show(judge: Judge, name: str, model: ddpm.Pipeline, guides: list[tuple[float
         spread = judge.spread(samples.pixels[:, 0], asked)
         line = f"{scale:5g}   {right.mean():.1%} ± {error:.1%}"
         print(f"{line}   {spread[0] / real[0]:16.2f}   {spread[1] / real[1]:10.2f}", flush=True)
-        each = samples.pixels.reshape(10, -1, *samples.pixels.shape[1:])
-        rows.append(np.concatenate(list(each[:, :3])))
+        rows.append(Row(f"s = {scale:g}", samples.pixels[:: len(asked) // 10]))
     return rows
 
 
@@ -122,8 +127,7 @@ def main() -> None:
         rows = show(judge, title, drawn, guides, given)
         given.out.mkdir(parents=True, exist_ok=True)
         path = given.out / f"guidance-{name}-{given.sampler}.png"
-        grid(np.concatenate(rows), 30, 1200).save(path)
-        print(f"open {path}: a row a scale, three pictures a class")
+        print(f"open {write(table(rows, list(ddpm.load('fashion').classes), width=112), path)}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm.classes import Classes
+from ddpm.classes import Classes, places
 from ddpm.errors import UserError
 
 PETS = Classes("pets", ("dogs", "cats", "0"), (0.2, 0.3, 0.5))
@@ -42,3 +42,11 @@ def test_without_frequencies_all_are_as_frequent():
     drawn = Classes("pets", ("a", "b", "c", "d")).labels(4000, 0, 1)
     counts = torch.bincount(drawn, minlength=4)
     assert (counts - 1000).abs().max() < 4 * np.sqrt(4000 * 0.25 * 0.75)
+
+
+def test_places_go_by_name_or_by_number_where_there_are_no_names():
+    assert places(("cat", "ant", "dog"), ("ant", "bee", "cat")) == [2, 0, None]
+    assert places(("0", "1"), ("ant", "bee")) == [0, 1] == places(("ant", "bee"), ("0", "1"))
+    assert places(("0", "1"), ("ant", "bee", "cat")) == [None, None]
+    assert places(("1", "0"), ("0", "1")) == [1, 0]
+    assert places((), ("ant",)) == []

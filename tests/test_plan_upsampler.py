@@ -16,6 +16,7 @@ from ddpm.plan.machine import Measured
 from ddpm.plan.spending import GLANCE_SAMPLES, GLANCE_STEPS, _look_seconds
 from ddpm.presets import PRESETS
 from ddpm.preview import PREVIEW_STEPS
+from ddpm.transfer import open_origin, settings
 
 CPU = torch.device("cpu")
 
@@ -133,3 +134,16 @@ def test_a_whole_plan(tmp_path):
     assert planned.config.data.low_size == (2, 2) and "small pictures 2 x 2: a quarter" in lines
     assert "labels left out of 20 %" in lines and not planned.obstacles
     assert np.isfinite(planned.expected.seconds)
+
+
+def test_fine_tuning_keeps_the_small_size_with_the_size(tmp_path):
+    run = tiny.run(tmp_path / "up", train__task="upsampler", data__low_size=(4, 2))
+    origin = open_origin(str(run.folder))
+    for asked in ({}, {"data.size": (8, 8)}):
+        made, _ = settings(origin, asked)
+        assert (made["train.task"], made["data.size"], made["data.low_size"]) == ("upsampler", (8, 8), (4, 2))
+    assert settings(origin, {"data.low_size": (2, 2)})[0]["data.low_size"] == (2, 2)
+    assert "data.low_size" not in settings(origin, {"data.size": (16, 16)})[0]
+    plain = open_origin(str(tiny.run(tmp_path / "plain").folder))
+    with pytest.raises(UserError, match=r"--task upsampler: .* was trained with --task image"):
+        settings(plain, {"train.task": "upsampler"})

@@ -68,3 +68,21 @@ class Classes:
         if label is None and self.names:
             raise UserError(f"--class: {self.of} draws by class; give that of the picture, or another")
         return self.labels(1, 0, 0, label)
+
+
+def places(classes: Sequence[str], known: Sequence[str]) -> list[int | None]:
+    """The number that each class has among those known; None for one that is not.
+
+    They go by their names. Classes that never had any, as those of IDX files, are called by their numbers: as many
+    with names and without are taken to be in the same order.
+    """
+    apart = not set(classes) & set(known)
+    if apart and len(classes) == len(known) and (unnamed(classes) or unnamed(known)):
+        return list(range(len(known)))
+    numbers = {name: number for number, name in enumerate(known)}
+    return [numbers.get(name) for name in classes]
+
+
+def unnamed(classes: Sequence[str]) -> bool:
+    """Whether classes are called 0, 1, 2 and so on."""
+    return all(name == str(number) for number, name in enumerate(classes))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from ddpm.classes import places
 from ddpm.classifier import Classifier
 from ddpm.errors import UserError
 from ddpm.guidance import ByClassifier, ClassifierFree
@@ -112,25 +113,16 @@ class Guide:
 
 
 def _numbers(classes: tuple[str, ...], classifier: NoisyClassifier, name: str) -> Int64[Tensor, "K"] | None:
-    """The classifier's number of each class of a model; None where they are the same.
-
-    Classes that never had names, as those of IDX files, are called by their numbers: as many with names and
-    without are taken to be in the same order.
-    """
+    """The classifier's number of each class of a model; None where they are the same."""
     known = classifier.classes
-    if len(classes) == len(known) and (_unnamed(classes) or _unnamed(known)):
-        return None
-    missing = [one for one in classes if one not in known]
-    if missing:
+    numbers = [number for number in places(classes, known) if number is not None]
+    if len(numbers) < len(classes):
+        missing = next(one for one in classes if one not in known)
         listed = ", ".join(known[:20]) + (f" and {len(known) - 20:,} more" if len(known) > 20 else "")
         raise UserError(
-            f"--classifier {classifier.name}: does not know the class {missing[0]} of {name}; it knows {listed}"
+            f"--classifier {classifier.name}: does not know the class {missing} of {name}; it knows {listed}"
         )
-    return None if classes == known[: len(classes)] else torch.tensor([known.index(one) for one in classes])
-
-
-def _unnamed(classes: tuple[str, ...]) -> bool:
-    return all(name == str(number) for number, name in enumerate(classes))
+    return None if numbers == list(range(len(classes))) else torch.tensor(numbers)
 
 
 UNGUIDED = Guide()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ddpm.build import build_net
+from ddpm.classes import places
 from ddpm.config import Config
 from ddpm.denoiser import LEARNED
 from ddpm.errors import UserError
@@ -160,15 +161,19 @@ def _by_class(
 ) -> list[str]:
     """Puts the rows of these weights, in place, in the order of the classes; what to say of it."""
     known = origin.description.facts.classes
+    numbers = places(classes, known)
     for key in keys:
         rows, mean = weights[key], weights[key].mean(0)
-        weights[key] = torch.stack([rows[known.index(name)] if name in known else mean for name in classes])
-    new, gone = [c for c in classes if c not in known], [c for c in known if c not in classes]
+        weights[key] = torch.stack([mean if number is None else rows[number] for number in numbers])
+    new = [name for name, number in zip(classes, numbers, strict=True) if number is None]
+    gone = [name for number, name in enumerate(known) if number not in numbers]
     notes = []
     if new:
         notes.append(f"new classes, which start as the mean of the model's: {', '.join(new)}")
     if gone:
         notes.append(f"classes of the model that are not in the data: {', '.join(gone)}")
+    if not new and classes and classes[0] not in known:
+        notes.append(f"classes by number: {classes[0]} is the model's {known[0]}, and so on")
     return notes
 
 
