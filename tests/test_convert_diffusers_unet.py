@@ -215,7 +215,10 @@ def test_size_and_channels():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"net__patch": 2}, r"--net.patch 2: diffusers' U-Net takes pixels alone"),
+        (
+            {"net__patch": 2},
+            r"--net.patch 2: diffusers' U-Net takes single pixels, and this net cells of 2 x 2; take --to ddpm",
+        ),
         ({"net__multipliers": (0.5, 1, 1)}, r"--net.multipliers 0.5 …: .* width, here 16 for 8; only nets whose"),
         (
             {"net__heads": 4, "net__attention": (0,)},

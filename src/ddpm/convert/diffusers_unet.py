@@ -228,7 +228,10 @@ def unet_config(config: Config, classes: int) -> dict[str, Any]:
             f"--task {config.train.task}: diffusers has no such model; it takes models of pictures alone"
         )
     if net.patch > 1:
-        raise UserError(f"--net.patch {net.patch}: diffusers' U-Net takes pixels alone, without cells (patch 1)")
+        raise UserError(
+            f"--net.patch {net.patch}: diffusers' U-Net takes single pixels, and this net cells of {net.patch} x "
+            f"{net.patch}; take --to ddpm, or train with --net.patch 1"
+        )
     widths = widths_of(net.channels, net.multipliers)
     if widths[0] != net.channels:
         raise UserError(
