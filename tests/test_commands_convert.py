@@ -117,11 +117,12 @@ def test_a_run_s_averaged_weights_or_its_plain_ones(at, call):
 
 
 def test_no_place_of_this_machine_is_handed_on(at, call):
-    made = CONFIG.with_(data__path=("/home/ann/secret/photos/", "hub:ann/birds"), data__holdout="../ann/held")
+    made = CONFIG.with_(data__path=("/home/ann/secret=1/photos/", "hub:ann/birds"), data__holdout="../ann/held")
     made = made.with_(train__init_from="C:\\ann\\old.safetensors")
-    command = "ddpm train /home/ann/secret/photos/ hub:ann/birds --holdout=../ann/held --optimizer.lr 1e-4"
+    plan = ("data.holdout /home/ann/held: asked for", "batch 6: asked for", "train.init_from /ann/old: asked for")
+    command = "ddpm train /home/ann/secret=1/photos/ hub:ann/birds --holdout=../ann/held --optimizer.lr 1e-4"
     save_weights(
-        at / "of-ann.safetensors", tiny.weights(made, 0, 1), Description(made, Facts("photos"), 7, (), command)
+        at / "of-ann.safetensors", tiny.weights(made, 0, 1), Description(made, Facts("photos"), 7, plan, command)
     )
     for target, to in (("a.safetensors", "ddpm"), ("a", "ddpm"), ("b", "diffusers"), ("c.pt", "openai")):
         assert call("convert", "of-ann.safetensors", target, "--to", to, "--no-samples")[0] == 0
@@ -132,6 +133,7 @@ def test_no_place_of_this_machine_is_handed_on(at, call):
     with safe_open(at / "a.safetensors", "pt") as file:
         header = json.loads(file.metadata()["ddpm"])
     assert header["command"] == "ddpm train photos hub:ann/birds --holdout=held --optimizer.lr 1e-4"
+    assert header["plan"] == ["batch 6: asked for"]
     assert header["config"]["data"]["path"] == ["photos", "hub:ann/birds"]
     assert (header["config"]["data"]["holdout"], header["config"]["train"]["init_from"]) == (
         "held",

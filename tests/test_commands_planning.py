@@ -177,3 +177,13 @@ def test_what_cannot_work_is_shown_and_refused(workplace, capsys, monkeypatch):
     assert (
         err.splitlines()[-1].startswith("ddpm: disk: the run takes about 1") and not (workplace / "runs").exists()
     )
+
+
+def test_a_preset_is_of_one_task(capsys):
+    for name, task, own in (
+        ("cifar10", "classifier", "image"),
+        ("adm-imagenet64-classifier", "image", "classifier"),
+    ):
+        status = main(["train", "fashion", "--preset", name, "--task", task, "--dry-run", "--device", "cpu"])
+        error = capsys.readouterr().err
+        assert status == 2 and f"--task {task}: the preset {name} is of the task {own}" in error

@@ -92,6 +92,11 @@ def test_flags_beside_the_file(tmp_path, weights, states):
     assert found.description.config.chain == CONFIG.chain and found.description.facts.classes == ("0", "1", "2")
     assert files(path) == [path, beside]
     assert read_foreign(path, {"chain.steps": 60}).description.config.chain.steps == 60  # what is given wins
+    heads = read_foreign(path, {"net.heads": 2}).description.config.net  # and are not outdone by other flags
+    assert (heads.heads, heads.head_channels) == (2, 0)
+    judge = {"classifier_depth": 1, "classifier_width": 64, "classifier_attention_resolutions": "8"}
+    beside.write_text(json.dumps({**openai.flags(OURS), **judge}))  # of the classifier that guides it
+    assert read_foreign(path).description.config.net == CONFIG.net
     beside.write_text(json.dumps({**openai.flags(OURS), **remembered(OURS)}))
     assert read_foreign(path).description.facts == tiny.ANIMALS and read_foreign(path).description.step == 7
 

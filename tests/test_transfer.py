@@ -317,3 +317,20 @@ def test_an_embedded_name_and_one_that_is_not_there():
     assert open_origin("fashion").description.facts.classes == ddpm.load("fashion", "cpu").classes
     with pytest.raises(UserError, match="no such file, folder or embedded model"):
         open_origin("fashon")
+
+
+def test_labels_go_on_being_left_out(tmp_path):
+    """Fine-tuning a model that draws with and without a class keeps both, unless something else is asked for."""
+    origin = open_origin(str(tiny.run(tmp_path / "free", train__label_drop=0.2).folder))
+    values, reasons = settings(origin, {}, classed=True)
+    assert (
+        values["train.label_drop"] == 0.2 and reasons[-1] == "labels go on being left out, as in its own training"
+    )
+    assert settings(origin, {"train.label_drop": 0.0}, classed=True)[0]["train.label_drop"] == 0.0
+    assert "train.label_drop" not in settings(origin, {}, classed=False)[0]
+    config = tiny.config()
+    weights, notes = starting_weights(config, (), origin)
+    assert notes == ("the model's 3 classes are left out: it knows how to do without",)
+    torch.testing.assert_close(
+        output(config, weights, 0, None), output(config, origin.weights, 3, [-1, -1, -1]), rtol=1e-5, atol=1e-5
+    )

@@ -24,6 +24,7 @@ class NoisyClassifier:
     description: Description
     name: str
     checkpoint: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

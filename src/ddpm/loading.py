@@ -129,7 +129,7 @@ def load_classifier(
 def classifier(found: Opened, device: str | torch.device | None = None) -> NoisyClassifier:
     """A classifier that has been opened."""
     made = build_classifier(found.description.config, _net(found, device)).eval()
-    return NoisyClassifier(made, found.description, found.name, found.checkpoint)
+    return NoisyClassifier(made, found.description, found.name, found.checkpoint, found.notes)
 
 
 def check_fits(found: Opened) -> None:

@@ -387,7 +387,9 @@ class Pipeline:
         if self.description.config.train.task == "upsampler":
             seed = stage_seed(seed, (height, width))
         shape = (self.description.config.data.channels, height, width)
-        return Walks(model, method, seed, shape, min(n, batch or usual_batch(self.device, (height, width))), about)
+        # guided, each picture is asked for twice, or a classifier keeps what its gradient needs
+        usual = max(1, usual_batch(self.device, (height, width)) // (2 if model.guidance else 1))
+        return Walks(model, method, seed, shape, min(n, batch or usual), about)
 
     def _alone(self, what: str) -> None:
         """UserError for a model that draws nothing without a small picture."""

@@ -43,10 +43,12 @@ def open_origin(model: str) -> Origin:
     return Origin(model, found.weights, found.description)
 
 
-def settings(origin: Origin, asked: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def settings(
+    origin: Origin, asked: Mapping[str, Any], classed: bool = False
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What a config must have for the weights to fit, by dotted names, and a line for each decision.
 
-    asked: what was asked for; UserError for what the weights do not allow.
+    asked: what was asked for; UserError for what the weights do not allow. classed: the pictures have classes.
     """
     theirs = origin.description.config
     task, had = asked.get("train.task", theirs.train.task), theirs.train.task
@@ -74,6 +76,9 @@ def settings(origin: Origin, asked: Mapping[str, Any]) -> tuple[dict[str, Any], 
     what = "net, chain and channels" if task == "classifier" else "net, prediction, chain and channels"
     part = "way down" if half else "weights"
     reasons = [f"starts from the {part} of {origin.name}: {what} are its own"]
+    if classed and task != "classifier" and theirs.train.label_drop and "train.label_drop" not in asked:
+        fixed["train.label_drop"] = theirs.train.label_drop
+        reasons.append("labels go on being left out, as in its own training")
     size = theirs.data.size
     if had == "upsampler" and asked.get("data.size", size) == size:
         fixed["data.low_size"] = theirs.data.small
@@ -97,10 +102,10 @@ def starting_weights(
 
     A class the model knows by name keeps its embedding, of a classifier its output; a new one starts as the mean
     of those there are, or, where the model knew no classes, as the unconditional model. Without classes the mean
-    of the embeddings, as often as their classes were in the data, becomes part of the time embedding; where
-    labels are left out for the first time it moves there, so that no class starts as the mean one. Outputs for a
-    variance that is not the model's start at zero; a classifier's that starts from a model of pictures start
-    afresh. UserError if a weight has another shape.
+    of the embeddings, as often as their classes were in the data, becomes part of the time embedding, unless
+    the model knows how to do without; where labels are left out for the first time it moves there, so that no
+    class starts as the mean one. Outputs for a variance that is not the model's start at zero; a classifier's that
+    starts from a model of pictures start afresh. UserError if a weight has another shape.
     """
     fresh = build_net(config, len(classes)).state_dict()
     if config.train.task != "classifier":
@@ -146,6 +151,8 @@ def _averaged(weights: dict[str, Tensor], origin: Origin, why: str = "these pict
     """Makes the mean of the embeddings, where there are any, part of the time embedding; what to say of it."""
     if (rows := weights.pop("label.weight", None)) is None:
         return []
+    if origin.description.config.train.label_drop:
+        return [f"the model's {len(rows)} classes are left out: it knows how to do without"]
     weights["time.2.bias"] = weights["time.2.bias"] + _mean(rows, origin)
     return [f"the model's {len(rows)} classes are averaged: {why}"]
 

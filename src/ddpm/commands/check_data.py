@@ -91,7 +91,7 @@ def _settings(
         base = preset(options.preset).with_(data__channels=1 if readable(train).colour == 0 else 3)
         return base.with_(**{name.replace(".", "__"): value for name, value in given.items()}).data
     if given.get("train.init_from"):
-        given, _ = settings(open_origin(given["train.init_from"]), given)
+        given, _ = settings(open_origin(given["train.init_from"]), given, bool(train.classes))
     return for_data(train, device, given, seconds).config.data
 
 

@@ -129,17 +129,21 @@ def _named(found: Opened, names: tuple[str, ...], path: Path | None) -> Opened:
     return replace(found, description=replace(found.description, facts=replace(facts, classes=names)))
 
 
+_PLACES = ("data.path", "data.holdout", "train.init_from")  # as the plan's lines name what was asked for
+
+
 def _without_places(of: Description) -> Description:
     """The description without the places of things on this machine: data and models go by their names alone."""
     data, train = of.config.data, of.config.train
     data = replace(data, path=tuple(map(_last, data.path)), holdout=_last(data.holdout))
     config = replace(of.config, data=data, train=replace(train, init_from=_last(train.init_from)))
-    return replace(of, config=config, command=shlex.join(map(_last, shlex.split(of.command))))
+    plan = tuple(line for line in of.plan if not line.startswith(_PLACES))
+    return replace(of, config=config, plan=plan, command=shlex.join(map(_last, shlex.split(of.command))))
 
 
 def _last(text: str) -> str:
     """The name of a path, which may be an option's value; anything else as it is."""
-    option, equals, value = text.rpartition("=")
+    option, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
     parts = re.split(r"[/\\]", value.rstrip("/\\"))
     return text if value.startswith("hub:") or not parts[-1] else f"{option}{equals}{parts[-1]}"
 

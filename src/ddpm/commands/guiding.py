@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from ddpm.commands.options import unset
+from ddpm.commands.options import console, unset
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,10 +38,9 @@ def guide_of(options: GuideOptions, device: str | torch.device | None) -> Guide:
         raise UserError(f"--classifier-scale {scale:g}: say which classifier, with --classifier RUN")
     if options.cfg_interval and options.cfg_scale == 1.0:
         raise UserError("--cfg-interval: belongs to --cfg-scale, which is off")
-    counts = options.classifier is not None and scale != 0.0
-    return Guide(
-        options.cfg_scale,
-        options.cfg_interval,
-        load_classifier(options.classifier, device) if counts and options.classifier else None,
-        1.0 if scale is None else scale,
-    )
+    classifier = None
+    if options.classifier is not None and scale != 0.0:
+        classifier = load_classifier(options.classifier, device)
+        for note in classifier.notes:
+            console().print(f"note: {note}")
+    return Guide(options.cfg_scale, options.cfg_interval, classifier, 1.0 if scale is None else scale)

@@ -208,6 +208,12 @@ def plan_for(
     if options.preset and asked.get("train.init_from"):
         raise UserError("--preset and --init-from: give one of them; the model brings its own net and chain")
     if options.preset:
+        own = preset(options.preset).train.task
+        if (task := asked.get("train.task", own)) != own:
+            raise UserError(
+                f"--task {task}: the preset {options.preset} is of the task {own}; take another preset, or leave "
+                "one of the two out"
+            )
         channels = 1 if readable(source).colour == 0 else 3
         choices = Choices(preset(options.preset).with_(data__channels=channels), asked)
         origin = ORIGINS[options.preset]
@@ -216,7 +222,7 @@ def plan_for(
     else:
         why = {}
         if asked.get("train.init_from"):
-            asked, notes = settings(open_origin(asked["train.init_from"]), asked)
+            asked, notes = settings(open_origin(asked["train.init_from"]), asked, bool(source.classes))
             why = {name: "the model's" for name in asked if name not in given}
             for line in notes:
                 out.print(line)

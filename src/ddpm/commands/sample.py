@@ -198,7 +198,10 @@ def told(samples: Samples) -> str:
     if "sampler" not in record:
         return source_of(samples)
     fitted = " fitted" if "grid" in record else ""
-    how = f"{record['sampler']} with {record['steps']}{fitted} steps"
+    guided = f", guided {record['cfg_scale']:g} times" if "cfg_scale" in record else ""
+    if "classifier" in record:
+        guided += f", guided by {record['classifier']} {record['classifier_scale']:g} times"
+    how = f"{record['sampler']} with {record['steps']}{fitted} steps{guided}"
     if base is None:
         return f"{source_of(samples)}, {how}, seed {record['seed']}"
     (h, w), (height, width) = base.pixels.shape[2:], samples.pixels.shape[2:]

@@ -97,6 +97,7 @@ def read_scheduler(path: Path, values: Mapping[str, Any], learns: bool) -> tuple
     said.only("prediction_type", *_PREDICTS, rule=f"takes {', '.join(_PREDICTS)}")
     fields = {
         **_chain(said),
+        "chain.rescale": False,
         "denoiser.predicts": _PREDICTS[said["prediction_type"]],
         "denoiser.clip": said["clip_sample"],
     }

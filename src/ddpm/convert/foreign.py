@@ -109,19 +109,22 @@ def sidecar(path: Path) -> Path:
 
 
 def _openai(state: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> Foreign:
-    """A file of OpenAI's: flags beside it and a preset say what it does not, options win over both."""
+    """A file of OpenAI's; flags beside it, then a preset, say what it does not, and options win over both."""
     said: dict[str, Any] = {}
     ours: Any = None
     if "preset" in given:
         config = to_json(preset(given["preset"]))
         said |= {f"{section}.{item}": value for section, part in config.items() for item, value in part.items()}
-    elif sidecar(path).is_file():
+    if sidecar(path).is_file():
         flags = read_json(sidecar(path))
         if not isinstance(flags, dict):
             raise UserError(f"{sidecar(path)}: holds {flags!r}; it is a table of OpenAI's flags, as JSON")
-        said |= openai.from_flags(flags, str(sidecar(path)))
+        classifies = not any(key.startswith("output_blocks.") for key in state)
+        said |= openai.from_flags(flags, str(sidecar(path)), classifies)
         ours = flags.get("ddpm")
     said |= {name: value for name, value in given.items() if "." in name}
+    if "net.heads" in given and "net.head_channels" not in given:
+        said["net.head_channels"] = 0  # else it would decide the number of heads, whatever was asked for
     found = openai.read(state, str(path), said)
     return found if ours is None else _reminded(found, ours, sidecar(path))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ def read(state: Mapping[str, Tensor], name: str, given: Mapping[str, Any], weigh
     config, where = _config(name, given, net, channels, learned)
     if where:
         notes.append(where)
-    step = re.search(r"model(?:\.ckpt)?-(\d+)", name)
+    step = re.search(r"model(?:\.ckpt)?-(\d+)", PurePath(name).name)
     return Foreign("ho", made, Description(config, Facts(), int(step.group(1)) if step else 0), tuple(notes))
 
 

@@ -152,19 +152,22 @@ def flags(description: Description) -> dict[str, Any]:
     return said
 
 
-def from_flags(flags: Mapping[str, Any], where: str = "flags") -> dict[str, Any]:
+def from_flags(flags: Mapping[str, Any], where: str = "flags", classifies: bool = True) -> dict[str, Any]:
     """The fields of the config that flags say, by dotted name; those that say nothing of a model are passed over.
 
     A flag that is left out says nothing, since the defaults of their two projects differ. where: the file of the
-    flags, for the UserError that names one of a wrong type.
+    flags, for the UserError that names one of a wrong type. classifies: False for a model of pictures; the flags
+    of the classifier that guides it often stand beside its own, and are passed over.
     """
+    if not classifies:
+        flags = {name: value for name, value in flags.items() if not name.startswith("classifier_")}
     known = {field.name for field in fields(Flags)}
     read = from_json(Flags, {name: value for name, value in flags.items() if name in known}, where)
     given = {
         flag.field: flag.ours(getattr(read, flag.name))
-        for task in _TASKS.values()
-        for flag in task
-        if flag.name in flags
+        for task, table in _TASKS.items()
+        for flag in table
+        if flag.name in flags and (classifies or task != "classifier")
     }
     if "data.small" in given:
         given["data.low_size"] = given.pop("data.small")

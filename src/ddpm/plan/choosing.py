@@ -190,10 +190,12 @@ def _attention(choices: Choices, sides: Sequence[int], widths: Sequence[int], gp
 
 def _classifier_attention(choices: Choices, sides: Sequence[int], widths: Sequence[int], gpu: bool) -> None:
     """ADM's encoder: attention on the coarse levels in heads of one width, residual blocks that halve."""
-    for name, value in (("style", "openai"), ("scale_shift", True), ("resample", "block")):
-        choices.pick(f"net.{name}", value)
+    adm = {"net.style": "openai", "net.scale_shift": True, "net.resample": "block"}
+    for name, value in adm.items():
+        choices.pick(name, value)
     why = "blocks that halve, the time scales and shifts their features, attention pools (Dhariwal & Nichol 2021)"
-    choices.say("net", "ADM's encoder", why, "net.style", "net.scale_shift", "net.resample")
+    if all(choices[name] == value for name, value in adm.items()):
+        choices.say("net", "ADM's encoder", why, *adm)
     largest = 32 if gpu else 8
     attention = choices.pick("net.attention", tuple(k for k, side in enumerate(sides) if side <= largest))
     why = f"and the middle: from {largest} x {largest} places down" + (
