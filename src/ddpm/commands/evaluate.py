@@ -40,7 +40,7 @@ _DESCRIPTION = (
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """A run's folder, a .safetensors file, or the embedded model fashion."""
+    """A run's folder, a file, another project's checkpoint, or the embedded model fashion."""
     reference: Annotated[str, tyro.conf.arg(metavar="DATA")]
     """Pictures as ddpm train takes them; held-out for those held out of the model's own training."""
     metrics: Annotated[str, tyro.conf.arg(metavar="METRIC,...")] = "nll"

@@ -29,7 +29,7 @@ _DESCRIPTION = (
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """A run's folder, a .safetensors file, or the embedded model fashion."""
+    """A run's folder, a file, another project's checkpoint, or the embedded model fashion."""
     picture: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PICTURE")]]
     """A picture's file, or DATA:K for picture K of a set, counted from 0: fashion:7, ./photos:12."""
     mask: Annotated[str | None, unset("MASK", "the picture's transparency")] = None

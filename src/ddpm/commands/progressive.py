@@ -22,7 +22,7 @@ _DESCRIPTION = (
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """A run's folder, a .safetensors file, or the embedded model fashion."""
+    """A run's folder, a file, another project's checkpoint, or the embedded model fashion."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"], name="number", metavar="N")] = 8
     """Number of pictures; with --share, of completions of each x_t."""
     shown: Annotated[int | None, unset("S", "10")] = None

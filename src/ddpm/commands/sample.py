@@ -30,7 +30,7 @@ _DESCRIPTION = (
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """A run's folder, a .safetensors file, or the embedded model fashion."""
+    """A run's folder, a file, another project's checkpoint, or the embedded model fashion."""
     n: Annotated[int | None, unset("N", "64; with --low all, of a set 64", aliases=["-n"], name="number")] = None
     """Number of pictures."""
     upsample: Annotated[tuple[str, ...], unset("UP ...", "none")] = ()

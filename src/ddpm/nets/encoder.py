@@ -47,18 +47,18 @@ class Encoder(nn.Module):
         super().__init__()
         widths, embedding = widths_of(channels, multipliers), 4 * channels
         levels = Levels(
-            widths,
-            blocks,
-            tuple(attention),
-            embedding,
-            dropout,
-            groups,
-            style,
-            heads,
-            head_channels,
-            qkv,
-            scale_shift,
-            resample,
+            widths=widths,
+            blocks=blocks,
+            attention=tuple(attention),
+            embedding=embedding,
+            dropout=dropout,
+            groups=groups,
+            style=style,
+            heads=heads,
+            head_channels=head_channels,
+            qkv=qkv,
+            scale_shift=scale_shift,
+            resample=resample,
         )
         if patch < 1:
             raise UserError(f"--net.patch {patch}: is at least 1")
