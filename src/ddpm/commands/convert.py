@@ -227,6 +227,8 @@ def _folder(found: Opened, options: Options, write: Callable[[Path], object]) ->
         made.mkdir(parents=True)
         write(made)
         run = None if grids is None else grids.parent
+        if options.samples and found.description.config.train.task == "image":
+            console().print("drawing samples for the model card (--no-samples leaves them out)")
         write_card(made, model, to=options.to, licence=options.licence, run=run, samples=options.samples)
         for path in made.iterdir():
             path.rename(beside / path.name)
