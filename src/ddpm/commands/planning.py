@@ -209,7 +209,7 @@ def plan_for(
         raise UserError("--preset and --init-from: give one of them; the model brings its own net and chain")
     if options.preset:
         own = preset(options.preset).train.task
-        if (task := asked.get("train.task", own)) != own:
+        if "classifier" in {own, task := asked.get("train.task", own)} and task != own:
             raise UserError(
                 f"--task {task}: the preset {options.preset} is of the task {own}; take another preset, or leave "
                 "one of the two out"
