@@ -209,7 +209,11 @@ def plan_for(
         raise UserError("--preset and --init-from: give one of them; the model brings its own net and chain")
     if options.preset:
         own = preset(options.preset).train.task
-        if "classifier" in {own, task := asked.get("train.task", own)} and task != own:
+        task = asked.get("train.task", own)
+        if task != own and "classifier" in (
+            task,
+            own,
+        ):  # a preset's net enlarges pictures as well as it draws them
             raise UserError(
                 f"--task {task}: the preset {options.preset} is of the task {own}; take another preset, or leave "
                 "one of the two out"
