@@ -273,7 +273,7 @@ def test_a_walk_goes_on_from_any_level(sampler, start):
 def test_a_walk_from_clean_data_has_no_steps():
     assert list(walk(model_of(TWO, linear_betas(50)), DDIM(), seeded((2, 2), 0), no_noise, 0)) == []
     for start in (-1, 51):
-        with pytest.raises(ValueError, match=f"start {start}: is a level of the chain, from 0 to 50"):
+        with pytest.raises(ValueError, match=f"start {start}, end 0: both are levels of the chain, from 0 to 50"):
             list(walk(model_of(TWO, linear_betas(50)), DDIM(), seeded((2, 2), 0), no_noise, start))
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ddpm.errors import UserError
 from ddpm.gaussian import Gaussian
+from ddpm.respacing import GRIDS, known, levels, spaced
 
 Level: TypeAlias = int | Tensor
 Coefficient: TypeAlias = float | Tensor
@@ -85,19 +86,44 @@ class Chain:
             betas = -np.expm1(np.diff(log_alpha_bar))
         return cls.from_betas(np.minimum(np.nan_to_num(betas, nan=max_beta), max_beta))
 
-    def respace(self, spec: str | int | Iterable[int]) -> Chain:
+    def respace(self, spec: str | int | Iterable[int], grid: str = "uniform") -> Chain:
         """The chain of fewer levels: "50", "10,15,20" (so many from each third), "ddim25", or the levels t.
 
         The strings mean what they mean in OpenAI's improved-diffusion: "50" includes both ends; "ddimN" is an
-        integer stride from t = 1, which must exist. Level 0 is always kept.
+        integer stride from t = 1, which must exist. Level 0 is always kept. Another grid of `respacing.GRIDS`
+        takes a number, as "50", and may have levels between two of the chain.
         """
-        keep = levels(spec, self.T)
-        index = np.array([0, *keep])
+        if grid != "uniform":
+            if not known(grid):
+                raise UserError(f"--grid {grid}: takes {', '.join(GRIDS)}, as in edm:7, fitted, or a file")
+            if not str(spec).strip().isdecimal():
+                raise UserError(f"--steps {spec}: --grid {grid} takes a number of steps, as 20")
+            return self.between(spaced(self.gamma, int(str(spec)), grid))
+        index = np.array([0, *levels(spec, self.T)])
         return Chain(self.gamma[index], self.timestep[index])
 
+    def between(self, gamma: Sequence[float] | np.ndarray) -> Chain:
+        """The chain of these γ, ascending within γ_1 … γ_T, levels of this one or between two.
+
+        What the net is told there is interpolated, linearly in γ. ValueError for a γ beyond the ends.
+        """
+        gamma = np.asarray(gamma, dtype=np.float64)
+        low, high = self.gamma[1], self.gamma[-1]
+        if np.any(gamma < low - 1e-9) or np.any(gamma > high + 1e-9):
+            raise ValueError(
+                f"γ from {gamma.min()} to {gamma.max()}: the chain's levels reach from {low} to {high}"
+            )
+        gamma = gamma.clip(low, high)
+        timestep = np.interp(gamma, self.gamma[1:], self.timestep[1:])
+        return Chain(np.concatenate([self.gamma[:1], gamma]), np.concatenate([self.timestep[:1], timestep]))
+
     def places(self, shorter: Chain) -> np.ndarray:
-        """Where the levels 0 … T of a chain respaced from this one are in it, int64."""
-        return np.searchsorted(self.timestep, shorter.timestep)
+        """Where the levels 0 … T of a chain respaced from this one are in it, float64.
+
+        Whole numbers, but for levels between two.
+        """
+        places: np.ndarray = np.interp(shorter.timestep, self.timestep, np.arange(self.T + 1.0))
+        return places
 
     # -- reading one ---------------------------------------------------------------------------------------
 
@@ -295,47 +321,3 @@ def _chain_of(schedule: str, steps: int, betas: Sequence[float]) -> Chain:
     if schedule == "sigmoid":
         return Chain.from_schedule(sigmoid, steps)
     raise UserError(f"--chain.schedule {schedule}: takes linear, cosine, sigmoid or betas")
-
-
-# -- respacing ---------------------------------------------------------------------------------------------
-
-
-def levels(spec: str | int | Iterable[int], T: int) -> list[int]:
-    """The levels t in 1 … T, ascending, that a respacing keeps; see Chain.respace."""
-    if not isinstance(spec, (str, int)):
-        given = list(spec)
-        keep = sorted({int(t) for t in given if isinstance(t, (int, np.integer)) and 1 <= t <= T})
-        if not keep or len(keep) != len(given):
-            raise UserError(f"levels {given}: a list of levels holds distinct whole numbers from 1 to {T}")
-        return keep
-    text = str(spec).strip()
-    try:
-        if text.startswith("ddim"):
-            return _stride(int(text.removeprefix("ddim")), T)
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f'steps "{text}": takes a number, several as in "10,15,20", or "ddim25"') from None
-    if counts == [1]:
-        return [T]  # a walk of one step starts from pure noise
-    keep, start = [], 1
-    for i, count in enumerate(counts):
-        size = T // len(counts) + (i < T % len(counts))
-        if not 1 <= count <= size:
-            raise UserError(f'steps "{text}": takes 1 to {size} of the {size} levels there are to choose from')
-        gap = (size - 1) / (count - 1) if count > 1 else 1.0
-        at = 0.0
-        for _ in range(count):
-            keep.append(start + round(at))
-            at += gap  # adding up, not multiplying, rounds half-way strides as the published code does
-        start += size
-    return keep
-
-
-def _stride(count: int, T: int) -> list[int]:
-    for gap in range(1, max(T, 2)):
-        keep = list(range(1, T + 1, gap))
-        if len(keep) == count:
-            return keep
-    raise UserError(
-        f'steps "ddim{count}": no whole stride through {T} levels gives {count}; take "{count}" instead'
-    )

@@ -209,14 +209,18 @@ class Denoiser(nn.Module):
         """
         if self.variance == "learned_range":
             return 0.5 * (v + 1.0)
-        level = self.native_level(t)
-        lower, upper = self.native.log_lower(level, level - 1), self.native.log_large(level, level - 1)
+        native = self.native
+        lower, upper = self._natively(lambda k: (native.log_lower(k, k - 1), native.log_large(k, k - 1)), t)
         room = np.maximum(upper - lower, 1e-30)  # a chain of one step has none
         return ((v - spread(lower, v)) / spread(room, v)).clamp(0.0, 1.0)
 
-    def respace(self, spec: Any) -> Denoiser:
+    def respace(self, spec: Any, grid: str = "uniform") -> Denoiser:
         """The same net on fewer levels (see Chain.respace)."""
-        return self.on(self.chain.respace(spec))
+        return self.on(self.chain.respace(spec, grid))
+
+    def between(self, gamma: float) -> Denoiser:
+        """The same net on a chain of one level, at which −log SNR is γ, within those of the native chain."""
+        return self.on(self.native.between([gamma]))
 
     def on(self, chain: Chain) -> Denoiser:
         """The same net on a chain with levels of the native one, which all of them together are again."""
@@ -234,12 +238,24 @@ class Denoiser(nn.Module):
 
     def _native_posterior(self, t: Level) -> tuple[Any, Any]:
         """Posterior weights of the step t → t − 1 on the chain the net was trained on."""
-        level = self.native_level(t)
-        return self.native.posterior_weights(level, level - 1)
+        return self._natively(lambda k: self.native.posterior_weights(k, k - 1), t)
 
-    def native_level(self, t: Level) -> Level:
-        """The level of the native chain that level t of the chain is."""
-        if self.chain is self.native:
-            return t
-        place = self.native.places(self.chain)
-        return int(place[t]) if isinstance(t, int) else torch.from_numpy(place[t.cpu().numpy()])
+    def _natively(self, pair: Callable[[Level], tuple[Any, Any]], t: Level) -> tuple[Any, Any]:
+        """Two numbers of a native level at level t of the chain; between two levels what lies between."""
+        at = self.native_level(t)
+        below = np.floor(at)
+        if np.array_equal(below, at):
+            return pair(_as_level(at))
+        above = np.minimum(below + 1.0, self.native.T)
+        low, high = np.array(pair(_as_level(below))), np.array(pair(_as_level(above)))
+        first, second = low + (at - below) * (high - low)
+        return first, second
+
+    def native_level(self, t: Level) -> Any:
+        """Where level t of the chain is on the native one, float64: whole, but for a level between two."""
+        level = t if isinstance(t, int) else t.cpu().numpy()
+        return np.float64(level) if self.chain is self.native else self.native.places(self.chain)[level]
+
+
+def _as_level(whole: Any) -> Level:
+    return int(whole) if np.ndim(whole) == 0 else torch.from_numpy(np.asarray(whole, dtype=np.int64))

@@ -16,6 +16,7 @@ from pathlib import Path
 from ddpm.atomic import write_bytes
 from ddpm.config import from_json, to_json
 from ddpm.errors import UserError
+from ddpm.respacing import GRIDS
 from ddpm.store import read_json
 
 NAME = "grids.json"
@@ -92,7 +93,7 @@ def choose_grid(grid: str | Path, own: Path | None, model: str, T: int, option: 
             raise UserError(f"{option}: {own.parent} has no fitted grids yet; `{COMMAND}` makes them")
         path = own
     elif not path.is_file():
-        raise UserError(f"{option}: takes even, fitted or the path of a {NAME}; there is no file of that name")
+        raise UserError(f"{option}: takes {', '.join(GRIDS)}, as in edm:7, fitted, or the path of a {NAME}")
     grids = read_grids(path)
     if grids.T != T:
         raise UserError(

@@ -56,9 +56,7 @@ class ClassifierFree:
             return True
         if not isinstance(t, int):
             raise ValueError("guidance over an interval takes one level for the whole batch")
-        native = model.native_level(t)
-        assert isinstance(native, int)
-        return self.interval[0] <= native <= self.interval[1]
+        return bool(self.interval[0] <= model.native_level(t) <= self.interval[1])
 
 
 @final

@@ -25,6 +25,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 # Noise for a walk is made for several steps at once, since a call costs about as much as these many numbers.
 _NUMBERS_PER_BLOCK = 1 << 17
+_DRAW = 24  # bits of a step that are the level, below those that count the draws at it
 
 
 class Purpose(IntEnum):
@@ -125,7 +126,8 @@ class WalkNoise:
     """The noise of one walk: `noise(0)` starts it, `noise(t)` belongs to the transition away from level t.
 
     float32 [B, *shape] for samples int64[B], made for a block of steps at once and kept until another block
-    is asked for. Another purpose is for what else a walk draws at its steps.
+    is asked for. `noise(t, k)` for k = 1 … 255 is more of it, for levels below 2^24. Another
+    purpose is for what else a walk draws at its steps.
     """
 
     def __init__(
@@ -142,7 +144,10 @@ class WalkNoise:
         self._block: tuple[Tensor, ...] = ()
         self._first = -1
 
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, step: int, draw: int = 0) -> Tensor:
+        if draw:  # what only some samplers ask for, one step at a time
+            steps = torch.tensor([draw << _DRAW | step])
+            return normals(self.seed, self.purpose, self.samples, steps, self.shape)[0].to(self.dtype)
         offset = step - self._first
         if not (self._block and 0 <= offset < len(self._block)):
             # Blocks end at the step asked for, since a walk goes down; the start is made alone.

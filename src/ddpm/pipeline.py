@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from ddpm.guidance import NO_CLASS
 from ddpm.guide import UNGUIDED, Guide
 from ddpm.inpainting import Inpainting, inpaint
 from ddpm.interpolation import LAMBDAS, Interpolation, Mode, check_shares, interpolate
+from ddpm.method import Method, Steps
 from ddpm.nets.levels import check_size
 from ddpm.progressive import Completions, Progressive, completions, progressive
-from ddpm.samplers import make_sampler
 from ddpm.samples import Samples
 from ddpm.store import Description
 from ddpm.upsampling import check_base, enlarged, followed, source_of, stage_seed, told, without_class
@@ -79,9 +80,9 @@ class Pipeline:
         self,
         n: int,
         *,
-        sampler: str = "ddim",
-        steps: int | str | Sequence[int] | None = None,
-        eta: float = 0.0,
+        sampler: str | None = None,
+        steps: Steps = None,
+        grid: str | Path | None = None,
         seed: int = 0,
         label: str | int | Sequence[str | int] | None = None,
         size: tuple[int, int] | None = None,
@@ -89,28 +90,27 @@ class Pipeline:
         first: int = 0,
         frames: bool = False,
         progress: Progress | None = None,
-        grid: str | Path = "even",
         guide: Guide = UNGUIDED,
         low: np.ndarray | None = None,
+        **options: Any,
     ) -> Samples:
         """Pictures first … first + n − 1 of a seed; picture k is the same for any n and batch.
 
         Args:
-            sampler: "ddpm" (ancestral) or "ddim" with its eta.
-            steps: so many levels of the chain, or a spec of Chain.respace; by default 50 for ddim, all for ddpm.
+            sampler, steps, grid: see `method`. Left out, they are what `ddpm tune` found best for the run (of
+                `steps` evaluations, if that is given), or else 20 steps of dpm++.
             label: a class by name or number, for all or one each; by default drawn as often as in the data.
             size: another height and width than trained at.
             batch: pictures computed at once; by default fewer of larger ones.
             frames: keep the walk of the first pictures for a film.
             progress: called with (steps done, steps in all).
-            grid: "even"; "fitted", the levels of the least bound that `ddpm evaluate --metrics grid` found for the
-                run; or a grids.json.
             guide: classifier-free guidance, or that of a classifier.
             low: for an upsampler the small pictures to enlarge, uint8 [n, C, h, w].
+            options: the sampler's own, see `samplers`: eta of ddim, churn of heun, …
         """
         check_count(n, first)
         small = told(self.name, self.description.config, low, n)
-        walks = self._walks(n, sampler, steps, eta, seed, size, batch, grid, guide)
+        walks = self._walks(n, Method(sampler, steps, grid, options), seed, size, batch, guide)
         known, free = self.known_classes(guide), self.description.config.train.label_drop > 0
         if small is not None and label is None:
             labels = without_class(self.name, known.names, free and not guide.by_classifier, n)
@@ -125,16 +125,16 @@ class Pipeline:
         self,
         of: Samples,
         *,
-        sampler: str = "ddim",
-        steps: int | str | Sequence[int] | None = None,
-        eta: float = 0.0,
+        sampler: str | None = None,
+        steps: Steps = None,
+        grid: str | Path | None = None,
         seed: int | None = None,
         label: str | int | Sequence[str | int] | None = None,
         batch: int | None = None,
         frames: bool = False,
         progress: Progress | None = None,
-        grid: str | Path = "even",
         guide: Guide = UNGUIDED,
+        **options: Any,
     ) -> Samples:
         """Pictures that another model has drawn, enlarged: `up.upsample(base.sample(16))` is a cascade of two.
 
@@ -151,7 +151,6 @@ class Pipeline:
             len(of),
             sampler=sampler,
             steps=steps,
-            eta=eta,
             seed=of.record.get("seed", 0) if seed is None else seed,
             label=followed(self.name, self.known_classes(guide).names, of) if label is None else label,
             batch=batch,
@@ -161,6 +160,7 @@ class Pipeline:
             grid=grid,
             guide=guide,
             low=of.pixels,
+            **options,
         )
         return enlarged(made, of)
 
@@ -168,9 +168,9 @@ class Pipeline:
         self,
         n: int = 8,
         *,
-        sampler: str = "ddim",
-        steps: int | str | Sequence[int] | None = None,
-        eta: float = 0.0,
+        sampler: str | None = None,
+        steps: Steps = None,
+        grid: str | Path | None = None,
         seed: int = 0,
         label: str | int | Sequence[str | int] | None = None,
         shown: int = 10,
@@ -178,6 +178,7 @@ class Pipeline:
         first: int = 0,
         progress: Progress | None = None,
         guide: Guide = UNGUIDED,
+        **options: Any,
     ) -> Progressive:
         """The pictures of `sample`, and x_t and x̂_0 at `shown` levels of their walks (Ho et al. 2020, figure 6).
 
@@ -185,7 +186,7 @@ class Pipeline:
         """
         self._alone("progressive")
         check_count(n, first)
-        walks = self._walks(n, sampler, steps, eta, seed, batch=batch, guide=guide)
+        walks = self._walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
         classes = self.known_classes(guide)
         labels = classes.labels(n, first, seed, label)
         return progressive(walks, n, first, labels, classes.names, shown, progress)
@@ -196,14 +197,15 @@ class Pipeline:
         n: int = 8,
         *,
         sampler: str = "ddpm",
-        steps: int | str | Sequence[int] | None = None,
-        eta: float = 0.0,
+        steps: Steps = None,
+        grid: str | Path | None = None,
         seed: int = 0,
         first: int = 0,
         label: str | int | None = None,
         batch: int | None = None,
         progress: Progress | None = None,
         guide: Guide = UNGUIDED,
+        **options: Any,
     ) -> Completions:
         """What n walks make of one x_t, which is that of picture `first` of a seed (Ho et al. 2020, figure 7).
 
@@ -215,7 +217,7 @@ class Pipeline:
         """
         self._alone("progressive")
         check_count(n, first)
-        walks = self._walks(n, sampler, steps, eta, seed, batch=batch, guide=guide)
+        walks = self._walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
         classes = self.known_classes(guide)
         labels = classes.labels(1, first, seed, label)
         return completions(walks, n, levels_of(t), first, labels, classes.names, progress)
@@ -229,12 +231,13 @@ class Pipeline:
         lambdas: Iterable[int | float] = LAMBDAS,
         mode: Mode = "linear",
         sampler: str = "ddpm",
-        steps: int | str | Sequence[int] | None = None,
-        eta: float = 0.0,
+        steps: Steps = None,
+        grid: str | Path | None = None,
         seed: int = 0,
         label: str | int | Sequence[str | int] | None = None,
         batch: int | None = None,
         progress: Progress | None = None,
+        **options: Any,
     ) -> Interpolation:
         """Pictures between two, mixed at level t and walked down from there (Ho et al. 2020, figures 8 and 9).
 
@@ -250,7 +253,7 @@ class Pipeline:
         shares = check_shares(lambdas, mode)
         data = self.description.config.data
         sources = brought(a, data, "the first picture"), brought(b, data, "the second picture")
-        walks = self._walks(len(shares), sampler, steps, eta, seed, batch=batch)
+        walks = self._walks(len(shares), Method(sampler, steps, grid, options), seed, batch=batch)
         if self.classes and label is None:
             raise UserError(f"--class: {self.name} draws by class; give one, or that of each of the two pictures")
         ends = self.known_classes().labels(2, 0, seed, label)
@@ -268,13 +271,14 @@ class Pipeline:
         jump: int = 5,
         resample: int = 5,
         sampler: str = "ddim",
-        steps: int | str | Sequence[int] | None = None,
-        eta: float = 0.0,
+        steps: Steps = None,
+        grid: str | Path | None = None,
         seed: int = 0,
         label: str | int | None = None,
         batch: int | None = None,
         progress: Progress | None = None,
         guide: Guide = UNGUIDED,
+        **options: Any,
     ) -> Inpainting:
         """n pictures that are the given one but where a mask is white (RePaint, Lugmayr et al. 2022).
 
@@ -284,15 +288,15 @@ class Pipeline:
                 transparency. See `data.given` for all of it.
             invert: paint what else would be kept.
             jump, resample: every stretch of so many levels is walked so many times; resample 1 only replaces.
-            steps: levels of the chain as in `sample`; by default 50 for ddim, 250 for ddpm.
+            steps: levels of the chain as in `sample`; by default 250 for ddpm.
             label: the class, which a model with classes is told.
         """
         self._alone("inpaint")
         check_count(n, 0)
         source, hole = parted(image, mask, self.description.config.data, invert=invert)
-        if steps is None:
-            steps = min(50 if sampler == "ddim" else 250, self.denoiser.native.T)
-        walks = self._walks(n, sampler, steps, eta, seed, batch=batch, guide=guide)
+        if steps is None and sampler == "ddpm":
+            steps = min(250, self.denoiser.native.T)
+        walks = self._walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
         classes = self.known_classes(guide)
         return inpaint(walks, source, hole, n, jump, resample, classes.one(label), classes.names, progress)
 
@@ -302,14 +306,15 @@ class Pipeline:
         t: int | Sequence[int] | None = None,
         n: int = 8,
         *,
-        sampler: str = "ddim",
-        steps: int | str | Sequence[int] | None = None,
-        eta: float = 0.0,
+        sampler: str | None = None,
+        steps: Steps = None,
+        grid: str | Path | None = None,
         seed: int = 0,
         label: str | int | None = None,
         batch: int | None = None,
         progress: Progress | None = None,
         guide: Guide = UNGUIDED,
+        **options: Any,
     ) -> Edits:
         """n pictures of a given one, noised to level t and walked down from there (SDEdit, Meng et al. 2021).
 
@@ -322,74 +327,59 @@ class Pipeline:
         self._alone("img2img")
         check_count(n, 0)
         source = brought(image, self.description.config.data, "the picture")
-        walks = self._walks(n, sampler, steps, eta, seed, batch=batch, guide=guide)
+        walks = self._walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
         classes = self.known_classes(guide)
         levels = [max(1, self.denoiser.native.T // 2)] if t is None else levels_of(t)
         return edit(walks, source, levels, n, classes.one(label), classes.names, progress)
 
-    def fitted(self, steps: int | str | Sequence[int] | None = None, grid: str | Path = "fitted") -> Grid:
+    def fitted(self, steps: Steps = None, grid: str | Path = "fitted") -> Grid:
         """The fitted grid of so many steps, by default of 50; of the run, or of a grids.json.
 
         UserError if there is none. Where it was fitted to something else, `notes` says so.
         """
+        T = self.denoiser.native.T
         if steps is None:
-            steps = min(50, self.denoiser.native.T)
+            steps = min(50, T)
         if not str(steps).strip().isdecimal():
             raise UserError(f"--steps {steps}: a fitted grid takes a number of steps, as 20")
-        grids, path = choose_grid(grid, self.grids, self.name, self.denoiser.native.T)
+        grids, path = choose_grid(grid, self.grids, self.name, T)
         found = grids.grid(int(str(steps)))
         for note in grids.differences(path, self.checkpoint, self.denoiser.variance):
             if note not in self.notes:
                 self.notes.append(note)
         return found
 
+    def chosen(self, method: Method) -> Method:
+        """A method with nothing left open, as this model would walk it."""
+        return method.resolved(self.denoiser.native.T)
+
     def _walks(
         self,
         n: int,
-        sampler: str,
-        steps: int | str | Sequence[int] | None,
-        eta: float,
+        method: Method,
         seed: int,
         size: tuple[int, int] | None = None,
         batch: int | None = None,
-        grid: str | Path = "even",
         guide: Guide = UNGUIDED,
     ) -> Walks:
         """The walks of n pictures, and the record of how they are made."""
         if batch is not None and batch < 1:
             raise UserError(f"--batch {batch}: is at least 1")
-        if size is not None and min(size) < 1:
-            raise UserError(f"size {size[0]} x {size[1]}: is at least 1 x 1")
-        method = make_sampler(sampler, eta)
-        if isinstance(steps, str) and steps.strip().isdecimal():
-            steps = int(steps)
-        elif steps is not None and not isinstance(steps, (str, int)):
-            steps = list(steps)
-        levels = None if grid == "even" else self.fitted(steps, grid).levels
-        if steps is None:
-            steps = min(50, self.denoiser.native.T) if sampler == "ddim" else self.denoiser.native.T
-        model = self.denoiser.respace(levels or steps)
         height, width = size or self.size
-        model = model.guided(guide.guidance(self.name, self.description, (height, width), model.native.T)).eval()
+        if min(height, width) < 1:
+            raise UserError(f"size {height} x {width}: is at least 1 x 1")
+        method, native, config = self.chosen(method), self.denoiser.native, self.description.config
+        model = self.denoiser.on(method.chain(native, self.fitted))
+        model = model.guided(guide.guidance(self.name, self.description, (height, width), native.T)).eval()
         check_size((height, width), getattr(model.net, "stride", 1))
-        about = {
-            "model": self.name,
-            "checkpoint": self.checkpoint,
-            "seed": seed,
-            "sampler": sampler,
-            "steps": model.chain.T,
-            **({"eta": eta} if sampler == "ddim" else {}),
-            **({"spec": steps.strip()} if isinstance(steps, str) else {}),
-            **({"levels": [int(t) for t in steps]} if isinstance(steps, list) else {}),
-            **({"grid": str(grid), "levels": list(levels)} if levels else {}),
-            **guide.about(),
-        }
-        if self.description.config.train.task == "upsampler":
+        about = {"model": self.name, "checkpoint": self.checkpoint, "seed": seed}
+        about |= {**method.about(native, model.chain), **guide.about()}
+        if config.train.task == "upsampler":
             seed = stage_seed(seed, (height, width))
-        shape = (self.description.config.data.channels, height, width)
         # guided, each picture is asked for twice, or a classifier keeps what its gradient needs
         usual = max(1, usual_batch(self.device, (height, width)) // (2 if model.guidance else 1))
-        return Walks(model, method, seed, shape, min(n, batch or usual), about)
+        shape = (config.data.channels, height, width)
+        return Walks(model, method.make(), seed, shape, min(n, batch or usual), about)
 
     def _alone(self, what: str) -> None:
         """UserError for a model that draws nothing without a small picture."""

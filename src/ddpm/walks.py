@@ -64,8 +64,8 @@ class Walks:
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """The level of the native chain that each level of the grid is."""
-        return tuple(self.model.native.places(self.model.chain).tolist())
+        """The level of the native chain that each level of the grid is, or is next to."""
+        return tuple(self.model.native.places(self.model.chain).round().astype(int).tolist())
 
     def place(self, t: int) -> int:
         """Where level t of the native chain is on a grid that holds it."""
@@ -101,7 +101,7 @@ class Walks:
         cond = {} if label is None else {"label": label.to(self.device)}
         if low is not None:
             cond["low"] = low.to(self.device)
-        return walk(self.model, self.sampler, x, noise, start, **cond)
+        return walk(self.model, self.sampler, x, noise, start, 0, **cond)
 
     def drawn(
         self,

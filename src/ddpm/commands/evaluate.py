@@ -48,7 +48,7 @@ class Options:
     steps: Annotated[str | None, unset("all|K|SPEC", "an estimate for nll, all for rate")] = None
     """all measures every term of the bound; K the bound of a chain of K even levels and all of 1 ... T/K, about
     K + T/K of them: 50 has 69 of 1,000. 10,15,20 (so many of each section) and ddim25 are those levels alone."""
-    grid: Annotated[str, tyro.conf.arg(metavar="even|fitted|FILE")] = "even"
+    grid: Annotated[str, tyro.conf.arg(metavar="uniform|fitted|FILE")] = "uniform"
     """With --steps K, the bound of a chain of K fitted levels instead, which the metric grid found: the run's, or
     those of a grids.json."""
     draws: Annotated[int | None, unset("M", "32")] = None

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ddpm.commands.guiding import GuideOptions, guide_of
+from ddpm.commands.method import METHOD, MethodOptions
 from ddpm.commands.options import console, progress, read, unset
 from ddpm.commands.picture import by_name, class_for, decoded
 
@@ -30,12 +31,6 @@ class Options:
     """Level it is noised to, from 1 to the T of the model; several give a row each."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"], name="number", metavar="N")] = 8
     """Number of pictures drawn of it at each level."""
-    sampler: Literal["ddpm", "ddim"] = "ddim"
-    """ddpm is ancestral sampling, ddim the faster deterministic walk."""
-    steps: Annotated[str | None, unset("STEPS", "50 for ddim, all for ddpm")] = None
-    """Of the whole chain, of which those from t down are walked: 50, or of each section: 10,15,20, or ddim25."""
-    eta: float = 0.0
-    """Noise in ddim's steps: 0 none, 1 as much as in ancestral sampling."""
     seed: int = 0
     """Picture k of a seed is always the same."""
     label: Annotated[str | None, unset("CLASS", "the picture's own, as DATA has it", name="class")] = None
@@ -48,6 +43,7 @@ class Options:
     """cpu, cuda or mps."""
     out: Annotated[Path | None, unset("DIR", "img2img/MODEL")] = None
     """Folder written."""
+    method: Annotated[MethodOptions, METHOD] = MethodOptions()
     guide: Annotated[GuideOptions, tyro.conf.arg(name="")] = GuideOptions()
 
 
@@ -76,14 +72,12 @@ def main(arguments: Sequence[str]) -> int:
             source,
             options.t,
             options.n,
-            sampler=options.sampler,
-            steps=options.steps,
-            eta=options.eta,
             seed=options.seed,
             label=label,
             batch=options.batch,
             progress=advance,
             guide=guide,
+            **options.method.asked(),
         )
     seconds = time.perf_counter() - start
     replace(made, record={**made.record, "source": options.picture}).save(folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ddpm.commands.guiding import GuideOptions, guide_of
+from ddpm.commands.method import METHOD, MethodOptions
 from ddpm.commands.options import console, progress, read, unset
 from ddpm.commands.picture import Chosen, by_name, class_for, opened, single
 
@@ -44,12 +45,6 @@ class Options:
     """Steps that are repeated at once."""
     resample: int = 5
     """How many times each is walked; 1 is once, without looking back."""
-    sampler: Literal["ddpm", "ddim"] = "ddim"
-    """ddpm is ancestral sampling, ddim the faster walk."""
-    steps: Annotated[str | None, unset("STEPS", "50 for ddim, 250 for ddpm")] = None
-    """How many: 50, or of each section: 10,15,20, or ddim25. Each is walked --resample times."""
-    eta: float = 0.0
-    """Noise in ddim's steps: 0 none, 1 as much as in ancestral sampling."""
     seed: int = 0
     """Picture k of a seed is always the same."""
     label: Annotated[str | None, unset("CLASS", "the picture's own, as DATA has it", name="class")] = None
@@ -62,6 +57,7 @@ class Options:
     """cpu, cuda or mps."""
     out: Annotated[Path | None, unset("DIR", "inpaintings/MODEL")] = None
     """Folder written."""
+    method: Annotated[MethodOptions, METHOD] = MethodOptions()
     guide: Annotated[GuideOptions, tyro.conf.arg(name="")] = GuideOptions()
 
 
@@ -92,14 +88,12 @@ def main(arguments: Sequence[str]) -> int:
             options.n,
             jump=options.jump,
             resample=options.resample,
-            sampler=options.sampler,
-            steps=options.steps,
-            eta=options.eta,
             seed=options.seed,
             label=label,
             batch=options.batch,
             progress=advance,
             guide=guide,
+            **options.method.asked(),
         )
     seconds = time.perf_counter() - start
     about = {"source": options.picture, "mask": options.mask, "invert": options.invert}

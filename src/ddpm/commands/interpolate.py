@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ddpm.commands.method import METHOD, MethodOptions
 from ddpm.commands.options import console, progress, read, unset
 from ddpm.commands.picture import by_name, class_of, decoded
 
@@ -33,12 +34,6 @@ class Options:
     """Shares of B: at 0 A is reconstructed, at 1 B."""
     mode: Literal["linear", "slerp"] = "linear"
     """Mix along the line, or along the great circle."""
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
-    """ddpm is ancestral sampling, ddim the faster deterministic walk."""
-    steps: Annotated[str | None, unset("STEPS", "50 for ddim, all for ddpm")] = None
-    """Of the whole chain, of which those from t down are walked: 50, or of each section: 10,15,20, or ddim25."""
-    eta: float = 0.0
-    """Noise in ddim's steps: 0 none, 1 as much as in ancestral sampling."""
     seed: int = 0
     """Seed of the noise."""
     label: Annotated[
@@ -53,6 +48,7 @@ class Options:
     """cpu, cuda or mps."""
     out: Annotated[Path | None, unset("DIR", "interpolations/MODEL")] = None
     """Folder written."""
+    method: Annotated[MethodOptions, METHOD] = MethodOptions()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,13 +78,11 @@ def main(arguments: Sequence[str]) -> int:
             t=options.t,
             lambdas=LAMBDAS if options.lambdas is None else options.lambdas,
             mode=options.mode,
-            sampler=options.sampler,
-            steps=options.steps,
-            eta=options.eta,
             seed=options.seed,
             label=label,
             batch=options.batch,
             progress=advance,
+            **options.method.asked(),
         )
     seconds = time.perf_counter() - start
     replace(made, record={**made.record, "a": options.a, "b": options.b}).save(folder)

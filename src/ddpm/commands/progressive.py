@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ddpm.commands.guiding import GuideOptions, guide_of
+from ddpm.commands.method import METHOD, MethodOptions
 from ddpm.commands.options import console, progress, read, unset
 from ddpm.errors import UserError
 
@@ -31,12 +32,6 @@ class Options:
     """Complete the x_t of one picture at these levels, as 750,500,250, instead; a row each."""
     first: Annotated[int, tyro.conf.arg(metavar="K")] = 0
     """The first picture of the seed; with --share, the one whose x_t is shared."""
-    sampler: Annotated[Literal["ddpm", "ddim"] | None, unset("{ddpm,ddim}", "ddim; ddpm with --share")] = None
-    """ddpm is ancestral sampling, ddim the faster deterministic walk."""
-    steps: Annotated[str | None, unset("STEPS", "50 for ddim, all for ddpm")] = None
-    """How many: 50, or of each section of the chain: 10,15,20, or a whole stride: ddim25."""
-    eta: float = 0.0
-    """Noise in ddim's steps: 0 none, 1 as much as in ancestral sampling."""
     seed: int = 0
     """Picture k of a seed is the one that ddpm sample draws with the same options."""
     label: Annotated[str | None, unset("CLASS", "drawn as often as in the data", name="class")] = None
@@ -49,6 +44,7 @@ class Options:
     """cpu, cuda or mps."""
     out: Annotated[Path | None, unset("FILE", "plots/progressive-MODEL.png, plots/shared-MODEL.png")] = None
     """A .png, .svg or .pdf file."""
+    method: Annotated[MethodOptions, METHOD] = MethodOptions()
     guide: Annotated[GuideOptions, tyro.conf.arg(name="")] = GuideOptions()
 
 
@@ -75,9 +71,6 @@ def main(arguments: Sequence[str]) -> int:
         if share is None:
             walks = model.progressive(
                 options.n,
-                sampler=options.sampler or "ddim",
-                steps=options.steps,
-                eta=options.eta,
                 seed=options.seed,
                 label=options.label,
                 shown=10 if options.shown is None else options.shown,
@@ -85,21 +78,20 @@ def main(arguments: Sequence[str]) -> int:
                 first=options.first,
                 progress=advance,
                 guide=guide,
+                **options.method.asked(),
             )
             figure = walks.figure()
         else:
             made = model.completions(
                 share,
                 options.n,
-                sampler=options.sampler or "ddpm",
-                steps=options.steps,
-                eta=options.eta,
                 seed=options.seed,
                 first=options.first,
                 label=options.label,
                 batch=options.batch,
                 progress=advance,
                 guide=guide,
+                **options.method.asked(),
             )
             figure = made.figure()
             out.print("a row a level: x_t, the picture the model sees in it, where its own walk ended, and others")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ddpm.commands.guiding import GuideOptions, guide_of
+from ddpm.commands.method import METHOD, MethodOptions, SamplerName
 from ddpm.commands.options import console, parse_size, read, stages, unset
 from ddpm.errors import UserError
 
@@ -37,23 +38,13 @@ class Options:
     """Upsamplers, which enlarge what MODEL draws, one after the other; the small pictures are kept in base/."""
     low: Annotated[str | None, unset("DATA", "none")] = None
     """For an upsampler as MODEL, what it enlarges: DATA, DATA:K, a picture's file, or what ddpm sample wrote."""
-    sampler: Literal["ddpm", "ddim"] = "ddim"
-    """ddpm is ancestral sampling, ddim the faster deterministic walk."""
-    steps: Annotated[str | None, unset("STEPS", "50 for ddim and for a fitted grid, all for ddpm")] = None
-    """How many: 50, or of each section of the chain: 10,15,20, or a whole stride: ddim25."""
-    grid: Annotated[str, tyro.conf.arg(metavar="even|fitted|FILE")] = "even"
-    """Evenly spaced levels, or those that ddpm evaluate --metrics grid left in the run, or in a grids.json."""
-    eta: float = 0.0
-    """Noise in ddim's steps: 0 none, 1 as much as in ancestral sampling."""
     seed: Annotated[int | None, unset("SEED", "0; of samples given with --low, theirs")] = None
     """Picture k of a seed is always the same; every upsampler makes noise of its own from it."""
     label: Annotated[str | None, unset("CLASS", "drawn as often as in the data", name="class")] = None
     """A class by number or name, for all."""
-    upsample_sampler: Annotated[Literal["ddpm", "ddim"], tyro.conf.arg(name="upsample-sampler")] = "ddim"
-    """The same of the upsamplers; --sampler, --steps, --grid, --eta and guidance are of MODEL."""
-    upsample_steps: Annotated[str | None, unset("STEPS", "50 for ddim, all for ddpm", name="upsample-steps")] = (
-        None
-    )
+    upsample_sampler: Annotated[SamplerName | None, unset("SAMPLER", "dpm++", name="upsample-sampler")] = None
+    """The same of the upsamplers; all other options of sampling and guidance are of MODEL."""
+    upsample_steps: Annotated[str | None, unset("STEPS", "as of --steps", name="upsample-steps")] = None
     """Of every upsampler."""
     size: Annotated[str | None, unset("SIZE", "as trained")] = None
     """Height and width: 64, or 64x96."""
@@ -67,6 +58,7 @@ class Options:
     """Folder written."""
     film: bool = True
     """Also write film.webp."""
+    method: Annotated[MethodOptions, METHOD] = MethodOptions()
     guide: Annotated[GuideOptions, tyro.conf.arg(name="")] = GuideOptions()
 
 
@@ -75,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     from ddpm.commands.small import USUAL, small_pictures
     from ddpm.loading import load
     from ddpm.memory import keep_freed_memory
+    from ddpm.method import Method
     from ddpm.samples import check_out
     from ddpm.upsampling import check_upsampler
     from ddpm.walks import check_count
@@ -85,8 +78,9 @@ def main(arguments: Sequence[str]) -> int:
     out = console()
     model = load(options.model, options.device, options.weights)
     ups = [load(up, options.device, options.weights) for up in options.upsample]
-    if options.grid != "even":
-        model.fitted(options.steps, options.grid)  # what there is to say of it is said before time is spent
+    method = model.chosen(Method.of(**options.method.asked()))
+    if method.fitted:
+        model.fitted(method.steps, str(method.grid))  # what there is to say of it is said before time is spent
     for note in [note for one in (model, *ups) for note in one.notes]:
         out.print(f"note: {note}")
     guide = guide_of(options.guide, model.device)
@@ -115,7 +109,7 @@ def _check(options: Options) -> None:
     if not options.upsample:
         if options.upsample_steps is not None:
             raise UserError(f"--upsample-steps {options.upsample_steps}: say which upsampler, with --upsample UP")
-        if options.upsample_sampler != "ddim":
+        if options.upsample_sampler is not None:
             raise UserError(
                 f"--upsample-sampler {options.upsample_sampler}: say which upsampler, with --upsample UP"
             )
@@ -157,14 +151,11 @@ def draw(
     # A class that the first model does not know is for the first one that knows classes.
     own = model.known_classes(guide).names or not any(up.classes for up in ups)
     of_first: dict[str, Any] = {
-        "sampler": options.sampler,
-        "steps": options.steps,
-        "eta": options.eta,
         "label": options.label if own else None,
         "batch": options.batch,
         "frames": options.film and not ups,
-        "grid": options.grid,
         "guide": guide,
+        **options.method.asked(),
     }
     with stages() as advance:
         if given is not None:

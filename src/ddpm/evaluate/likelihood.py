@@ -21,10 +21,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ddpm.bound import Decoder, prior, term
-from ddpm.chain import Chain, levels
+from ddpm.chain import Chain
 from ddpm.denoiser import Denoiser, Prediction
 from ddpm.gaussian import Gaussian
 from ddpm.noise import Purpose, normals_each, uniform
+from ddpm.respacing import levels
 from ddpm.walks import Progress
 
 
@@ -71,7 +72,7 @@ def likelihood(
     progress: called with (terms done, terms in all).
     """
     chain, x0 = model.chain, exact(x0)
-    places = model.native.places(chain)
+    places = model.native.places(chain).astype(np.int64)
     terms, errors = [], []
     for t in range(1, chain.T + 1):
         eps = noise_at(seed, numbers, int(places[t]), x0)
@@ -99,7 +100,7 @@ def estimate(
     Levels are drawn evenly over `level_probabilities`, one in each of as many equal parts of it (stratified).
     """
     chain, x0 = model.chain, exact(x0)
-    places = torch.from_numpy(model.native.places(chain))
+    places = torch.from_numpy(model.native.places(chain)).long()
     decoded, _ = _one(model, x0, noise_at(seed, numbers, int(places[1]), x0), 1, 0, decoder, cond)
     before, decoded = _kept([prior(chain, x0), decoded]).unbind(1)
     if chain.T == 1:

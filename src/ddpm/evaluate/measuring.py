@@ -57,7 +57,7 @@ class Measurement:
     @property
     def levels(self) -> Int64[np.ndarray, "T"]:
         """Levels of the native chain that the measured chain has, ascending, 0 left out."""
-        return self.model.native.places(self.model.chain)[1:]
+        return self.model.native.places(self.model.chain)[1:].astype(np.int64)
 
     @property
     def evaluations(self) -> int:

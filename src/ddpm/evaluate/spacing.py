@@ -37,12 +37,13 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 from ddpm.bound import Decoder, prior
-from ddpm.chain import Chain, levels
+from ddpm.chain import Chain
 from ddpm.denoiser import LEARNED, Denoiser
 from ddpm.errors import UserError
 from ddpm.evaluate.likelihood import exact, look, noise_at
 from ddpm.gaussian import Gaussian
 from ddpm.grids import Grid, Grids
+from ddpm.respacing import levels
 from ddpm.walks import Progress
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def measure(
     progress: called with (levels done, levels in all).
     """
     chain, x0 = model.chain, exact(x0)
-    T, places = chain.T, model.native.places(chain)
+    T, places = chain.T, model.native.places(chain).astype(np.int64)
     if T == 1:
         raise UserError("fitting a grid: a chain of one step leaves nothing to choose")
     rise, room = _ranges(chain)
