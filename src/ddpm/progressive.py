@@ -15,7 +15,6 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ddpm.errors import UserError
-from ddpm.samplers import DDIM, Sampler
 from ddpm.samples import Samples
 from ddpm.walks import Progress, Walks, covering, log_snr, pixels, ticks
 
@@ -147,8 +146,11 @@ def completions(
     Completion j goes down with the noise of picture first + 1 + j of the seed, the same at every level: so it is
     itself whatever n is, and independent of the noise that made x_t.
     """
-    if deterministic(walks.sampler):
-        raise UserError("--eta 0.0: without noise all completions are one; take --sampler ddpm, or --eta 1")
+    if walks.sampler.deterministic:
+        raise UserError(
+            f"--sampler {walks.about.get('sampler', 'this one')}: draws no noise, all completions are one; take "
+            "ddpm or dpm++sde, or ddim with --eta 1"
+        )
     walks = walks.through(*levels, option="--share")
     chain, places = walks.model.chain, [walks.place(t) for t in levels]
     tick = ticks(progress, chain.T + len(walks.batches(n)) * sum(places))
@@ -183,8 +185,3 @@ def completions(
         classes,
         {**walks.about, "first": first, "t": list(levels)},
     )
-
-
-def deterministic(sampler: Sampler[Any]) -> bool:
-    """Whether a walk is settled by where it starts."""
-    return isinstance(sampler, DDIM) and sampler.eta == 0.0

@@ -37,6 +37,10 @@ class Ancestral(Sampler[None]):
         reverse = model.reverse(xt, t, s, prediction)
         return (reverse.sample(noise(t)) if s > 0 else reverse.mean), prediction, None
 
+    @property
+    def deterministic(self) -> bool:
+        return False
+
     def evaluations(self, steps: int) -> int:
         return steps
 
@@ -86,6 +90,10 @@ class PredictorCorrector(Sampler[None]):
             return prediction.x0, prediction, None
         mean = mix(2.0 - math.sqrt(1.0 - beta), xt, -beta / sigma, prediction.eps)
         return mean.add_(noise(t), alpha=math.sqrt(beta)), prediction, None
+
+    @property
+    def deterministic(self) -> bool:
+        return False
 
     def evaluations(self, steps: int) -> int:
         return steps * (1 + self.corrections)

@@ -45,6 +45,10 @@ class DDIM(Sampler[None]):
         rest = math.sqrt(max(0.0, float(sigma) ** 2 - tau**2))
         return mix(alpha, prediction.x0, rest, prediction.eps).add_(noise(t), alpha=tau), prediction, None
 
+    @property
+    def deterministic(self) -> bool:
+        return self.eta == 0.0
+
     def evaluations(self, steps: int) -> int:
         return steps
 
@@ -55,8 +59,8 @@ class Inversion(Sampler[None]):
     """From level t up to s = t + 1: the x_s from which DDIM would step to x_t.
 
     ε̂ belongs to the x_s that is looked for. It is first taken of x_t, which is all of the usual inversion (Song et
-    al. 2020, section 4.3), then of what came out, `refinements` times (fixed-point iteration, as in Pan et al. 2023,
-    "AIDI"). A net cannot be asked at t = 0: there ε̂ is that of level 1 from the beginning.
+    al. 2020, section 4.3), then of what came out, `refinements` times (fixed-point iteration, as in Pan et al.
+    2023, "AIDI"). A net cannot be asked at t = 0: there ε̂ is that of level 1 from the beginning.
     """
 
     refinements: int = 0
@@ -82,6 +86,10 @@ class Inversion(Sampler[None]):
             prediction = followed(model, x, s, cond)
             x = mix(scale, xt, rest, prediction.eps)
         return x, prediction, None
+
+    @property
+    def deterministic(self) -> bool:
+        return True
 
     def evaluations(self, steps: int) -> int:
         return steps * (1 + self.refinements)

@@ -80,6 +80,10 @@ class Heun(Sampler[None]):
         gain = min(self.churn / model.chain.T, math.sqrt(2.0) - 1.0)
         return max(gamma, min(gamma + 2.0 * math.log1p(gain), float(model.native.gamma[-1])))
 
+    @property
+    def deterministic(self) -> bool:
+        return self.churn == 0.0
+
     def evaluations(self, steps: int) -> int:
         return 2 * steps - 1
 
@@ -118,6 +122,10 @@ class DPMSolver(Sampler[Before | None]):
         else:
             x = mix(ratio, xt, alpha * -math.expm1(-h), line)
         return x, prediction, Before(x0, h)
+
+    @property
+    def deterministic(self) -> bool:
+        return not self.stochastic
 
     def evaluations(self, steps: int) -> int:
         return steps

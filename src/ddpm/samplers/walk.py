@@ -44,6 +44,11 @@ class Sampler(ABC, Generic[S]):
     ) -> tuple[Float[Tensor, "B *D"], Prediction, S]:
         """x_s, what the model saw in x_t, and the next state."""
 
+    @property
+    @abstractmethod
+    def deterministic(self) -> bool:
+        """Whether a walk is settled by where it starts."""
+
     @abstractmethod
     def evaluations(self, steps: int) -> int:
         """How often a walk of so many steps, down to t = 0, asks the model."""
