@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEER := .venv-fidelity
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser check format clean
+.PHONY: help install demo test test-browser test-fidelity check format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,9 @@ test-browser: $(VENV)/tested ## open a report in headless Chromium, which is ins
 	@bash scripts/chromium.sh
 	$(BIN)/python -m pytest -m browser
 
+test-fidelity: $(PEER)/installed ## compare scores with torch-fidelity's own, in an environment of its own of 6 GB
+	$(PEER)/bin/python -m pytest -m fidelity tests/test_fidelity_peer.py
+
 check: $(VENV)/tested ## style, types and the direction of imports
 	$(BIN)/ruff format --check --quiet src tests benchmarks scripts examples
 	$(BIN)/ruff check --quiet src tests benchmarks scripts examples
@@ -40,12 +44,12 @@ format: $(VENV)/tested ## bring the code into its format
 	$(BIN)/ruff check --fix src tests benchmarks scripts examples
 
 clean: ## remove the virtual environment, the demo's files and what tools left behind
-	rm -rf $(VENV) runs/demo samples/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEER) runs/demo samples/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-$(BIN)/python:
+$(BIN)/python $(PEER)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "ddpm needs Python 3.10 or newer; name one with: make PYTHON=python3.11 ..."; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	$(PYTHON) -m venv $(@:/bin/python=) || { rm -rf $(@:/bin/python=); exit 1; }
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) ..."
@@ -56,4 +60,11 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/tested: $(VENV)/installed
 	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(PEER)/installed: pyproject.toml | $(PEER)/bin/python
+	@echo "installing torch, torchvision and torch-fidelity into $(PEER): 6 GB ..."
+	@# together, so that they fit each other, and without constraints.txt, whose torch need not have a torchvision
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check torch torchvision torch-fidelity torchmetrics
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest hypothesis beartype
 	@touch $@

@@ -44,6 +44,56 @@ def run(tmp_path, monkeypatch):
     return tiny.run(tmp_path / "runs/zoo")
 
 
+def fidelity(results, net="inception", **values):
+    """What fid and its like leave, of 5,000 pictures."""
+    drawn = {
+        "sampler": "dpm++",
+        "steps": 20,
+        "evaluations": 20,
+        "grid": "log-snr",
+        "levels": [1, 2],
+        "caveats": {},
+    }
+    features = {"name": net, "key": "k", "count": 2048}
+    reference = {"data": "held", "name": "held birds", "fingerprint": "f1", "pictures": 9000}
+    made = {"features": features, "reference": reference, "pictures": 5000, **drawn, **values}
+    return {**made, "results": results}
+
+
+def test_an_fid_is_only_called_so_in_features_of_inception(run):
+    checkpoint = load(run.folder, "cpu").checkpoint
+    scores = {"fid": {"value": 12.5}, "kid": {"value": 0.02, "deviation": 0.0031}, "precision": {"value": 0.75}}
+    record(
+        run, checkpoint, "fidelity", **fidelity(scores, caveats={"fid": "of 5,000 pictures comes out too large"})
+    )
+    other = fidelity({"fid": {"value": 3.5}, "is": {"value": 7.0}}, "mine.pt2", cfg_scale=2.0, pictures=1)
+    record(run, checkpoint, "fidelity", into="other", **other)
+    found, left_out = of_run(run.folder, checkpoint, load(run.folder, "cpu").description)
+    assert not left_out
+    assert [(one.kind, one.name, one.value, one.error, one.pictures) for one in found] == [
+        ("fid", "FID", 12.5, None, 5000),
+        ("kid", "KID", 0.02, None, 5000),
+        ("precision", "precision", 0.75, None, 5000),
+        ("fid-other-features", "Fréchet distance in features of mine.pt2", 3.5, None, 1),
+        ("is-other-features", "Inception Score in features of mine.pt2", 7.0, None, 1),
+    ]
+    drawn = "5,000 samples of dpm++, 20 steps, grid log-snr; against all 9,000"
+    assert found[0].how == f"{drawn}; too few for it, averaged weights, seed 5"
+    assert found[1].how == f"{drawn}, averaged weights, seed 5; ± 0.0031 over subsets of them"
+    assert "1 sample of dpm++, 20 steps, grid log-snr, guided 2 times; against" in found[3].how
+
+
+def test_of_each_reference_the_result_over_most_pictures_counts(run):
+    checkpoint = load(run.folder, "cpu").checkpoint
+    for n, fingerprint, value in ((100, "f1", 9.0), (200, "f1", 8.0), (100, "f2", 7.0)):
+        reference = {"data": "held", "name": f"set {fingerprint}", "fingerprint": fingerprint, "pictures": 10}
+        made = fidelity({"fid": {"value": value}}, pictures=n, reference=reference)
+        path = record(run, checkpoint, "fidelity", into="same", **made)
+        path.rename(path.with_name(f"fidelity-{fingerprint}-{n}.json"))
+    found, _ = of_run(run.folder, checkpoint, load(run.folder, "cpu").description)
+    assert sorted((one.reference, one.value) for one in found) == [("set f1", 8.0), ("set f2", 7.0)]
+
+
 def test_results_reach_the_table_and_the_index(run, tmp_path):
     model = load(run.folder, "cpu")
     record(run, model.checkpoint, "nll", results=bits(3.25, 0.0312))

@@ -202,7 +202,7 @@ class StandIn(nn.Module):
         self.Mixed_6d = nn.Module()
         self.Mixed_6d.branch1x1 = nn.Upsample(scale_factor=1)
         if feature_extractor_weights_path is not None:
-            self.load_state_dict(torch.load(feature_extractor_weights_path, weights_only=True))
+            self.load_state_dict(torch.load(feature_extractor_weights_path, weights_only=False))
         elif not self.fetched:
             raise urllib.error.URLError("no way out")
 
@@ -251,17 +251,40 @@ def test_inception_is_known_by_its_weights(fidelity, tmp_path):
 def test_inception_that_cannot_be_had_is_said(fidelity, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"inception:nowhere\.pth: no such file"):
         open_features("inception:nowhere.pth")
-    broken = tmp_path / "broken.pth"
+    broken, foreign = tmp_path / "broken.pth", tmp_path / "foreign.pth"
     broken.write_bytes(b"not weights")
-    with pytest.raises(
-        UserError, match=r"inception:.*broken\.pth: not Inception's weights as torch-fidelity has them"
-    ):
+    with pytest.raises(UserError, match=r"broken\.pth: damaged, or not a file of PyTorch; fetch it again"):
         open_features(f"inception:{broken}")
+    torch.save({"fc.weight": torch.ones(3, 3)}, foreign)
+    with pytest.raises(
+        UserError, match=r"inception:.*foreign\.pth: not Inception's weights as torch-fidelity has them"
+    ):
+        open_features(f"inception:{foreign}")
     monkeypatch.setattr(StandIn, "fetched", False)
     with pytest.raises(
         UserError, match=r"could not be fetched \(<urlopen error no way out>\); .* inception:FILE, or"
     ):
         open_features("inception")
+
+
+class Trap:
+    """What touches a file once it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_inception_weights_run_no_code(fidelity, tmp_path):
+    """torch-fidelity itself, as its stand-in, unpickles whatever there is."""
+    torch.save({"fc.weight": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
+    with pytest.raises(
+        UserError, match=r"trap\.pth: not read, since it is a pickle that would run code on loading"
+    ):
+        open_features(f"inception:{tmp_path / 'trap.pth'}")
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_without_torch_fidelity_it_is_said_what_to_do(monkeypatch):

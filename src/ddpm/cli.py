@@ -19,6 +19,7 @@ COMMANDS = {
     "check": ("ddpm.commands.check", "look before anything is spent: ddpm check DATA, ddpm check RUN"),
     "sample": ("ddpm.commands.sample", "draw pictures from a model: ddpm sample MODEL -n 64"),
     "evaluate": ("ddpm.commands.evaluate", "measure a model: ddpm evaluate MODEL --reference DATA --metrics nll"),
+    "tune": ("ddpm.commands.tune", "find the best sampler for few evaluations: ddpm tune RUN --reference DATA"),
     "progressive": ("ddpm.commands.progressive", "draw pictures coming into being: ddpm progressive MODEL"),
     "interpolate": ("ddpm.commands.interpolate", "draw what is between two pictures: ddpm interpolate MODEL A B"),
     "inpaint": (

@@ -30,6 +30,8 @@ from ddpm.nets.levels import check_size
 from ddpm.progressive import Completions, Progressive, completions, progressive
 from ddpm.samples import Samples
 from ddpm.store import Description
+from ddpm.tuned import NAME as TUNED
+from ddpm.tuned import resolved
 from ddpm.upsampling import check_base, enlarged, followed, source_of, stage_seed, told, without_class
 from ddpm.walks import Progress, Walks, check_count, levels_of, usual_batch
 
@@ -37,7 +39,8 @@ from ddpm.walks import Progress, Walks, check_count, levels_of, usual_batch
 class Pipeline:
     """A denoiser with all that is needed to use it: classes and their frequencies, the pictures' size.
 
-    `grids` is where its run has, or would have, the grids fitted to it; None for a model that is no run's.
+    `grids` is where its run has, or would have, the grids fitted to it; None for a model that is no run's. `tuned`
+    likewise is where it has the methods found best for it; it may be set to another tuned.json, or to None.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Pipeline:
     ):
         self.denoiser, self.description, self.name, self.checkpoint = denoiser, description, name, checkpoint
         self.grids = grids
+        self.tuned = grids.with_name(TUNED) if grids else None
         self.notes: list[str] = []
 
     @property
@@ -350,8 +354,8 @@ class Pipeline:
         return found
 
     def chosen(self, method: Method) -> Method:
-        """A method with nothing left open, as this model would walk it."""
-        return method.resolved(self.denoiser.native.T)
+        """A method with nothing left open, as this model would walk it; `notes` says if another was tuned."""
+        return resolved(method, self.denoiser.native.T, self.tuned, self.checkpoint, self.notes)[0]
 
     def _walks(
         self,
@@ -368,12 +372,14 @@ class Pipeline:
         height, width = size or self.size
         if min(height, width) < 1:
             raise UserError(f"size {height} x {width}: is at least 1 x 1")
-        method, native, config = self.chosen(method), self.denoiser.native, self.description.config
+        native, config = self.denoiser.native, self.description.config
+        method, winner = resolved(method, native.T, self.tuned, self.checkpoint, self.notes)
         model = self.denoiser.on(method.chain(native, self.fitted))
         model = model.guided(guide.guidance(self.name, self.description, (height, width), native.T)).eval()
         check_size((height, width), getattr(model.net, "stride", 1))
         about = {"model": self.name, "checkpoint": self.checkpoint, "seed": seed}
         about |= {**method.about(native, model.chain), **guide.about()}
+        about |= {"tuned": winner.setting.evaluations} if winner else {}
         if config.train.task == "upsampler":
             seed = stage_seed(seed, (height, width))
         # guided, each picture is asked for twice, or a classifier keeps what its gradient needs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def of_run(run: Path | None, checkpoint: str, of: Description) -> tuple[list[Res
     """
     if run is None:
         return [], []
-    newest: dict[tuple[Path, str], tuple[int, Path, dict[str, Any]]] = {}
+    newest: dict[tuple[Path, str, str], tuple[int, Path, dict[str, Any]]] = {}
     own = of.config.denoiser.variance
     others = varied = 0
     for path, values in _records(run / "evaluation"):
@@ -55,7 +55,9 @@ def of_run(run: Path | None, checkpoint: str, of: Description) -> tuple[list[Res
         if values.get("variance", own) != own:
             varied += 1
             continue
-        n, key = int(values.get("pictures", 0)), (path.parent, str(values["metric"]))
+        n, reference = int(values.get("pictures", 0)), values.get("reference", {})
+        against = str(reference.get("fingerprint", "")) if isinstance(reference, dict) else ""
+        key = path.parent, str(values["metric"]), against
         if key not in newest or newest[key][0] < n:
             newest[key] = n, path, values
     found, left_out = _accuracy(run, of), []
@@ -63,7 +65,8 @@ def of_run(run: Path | None, checkpoint: str, of: Description) -> tuple[list[Res
     def order(entry: tuple[int, Path, dict[str, Any]]) -> tuple[bool, int, str]:
         """Bounds first, those of the most levels before others."""
         _, path, values = entry
-        return values["metric"] != "nll", -int(values.get("levels", 0)), str(path)
+        levels = values.get("levels", 0)
+        return values["metric"] != "nll", -levels if isinstance(levels, int) else 0, str(path)
 
     for _, path, values in sorted(newest.values(), key=order):
         read = _READERS.get(str(values["metric"]))
@@ -125,7 +128,35 @@ def _grid(values: dict[str, Any]) -> list[Result]:
     return made
 
 
-_READERS: dict[str, Callable[[dict[str, Any]], list[Result]]] = {"nll": _nll, "rate": _rate, "grid": _grid}
+def _fidelity(values: dict[str, Any]) -> list[Result]:
+    """How near drawn pictures are to others: named FID only in features of Inception."""
+    net, n = values["features"]["name"], int(values["pictures"])
+    how = f"{counted(n, 'sample')} of {values['sampler']}, {counted(int(values['steps']), 'step')}"
+    how += f", grid {values['grid']}" + (
+        f", guided {values['cfg_scale']:g} times" if "cfg_scale" in values else ""
+    )
+    how += f", guided by {values['classifier']}" if "classifier" in values else ""
+    how += f"; against all {values['reference']['pictures']:,}"
+    made = []
+    for metric, found in values["results"].items():
+        kind, name = metric, _METRICS.get(metric, metric)
+        if net != "inception":
+            kind, name = f"{metric}-other-features", f"{_OTHERWISE.get(metric, name)} in features of {net}"
+        doubt = "; too few for it" if metric in values["caveats"] else ""
+        of = _result(values, kind, name, found["value"], None, how + doubt)
+        spread = found.get("deviation")
+        made.append(of if spread is None else replace(of, how=f"{of.how}; ± {spread:.2g} over subsets of them"))
+    return made
+
+
+_METRICS = {"fid": "FID", "sfid": "sFID", "kid": "KID", "is": "Inception Score"}
+_OTHERWISE = {"fid": "Fréchet distance", "sfid": "spatial Fréchet distance", "kid": "kernel distance"}
+_READERS: dict[str, Callable[[dict[str, Any]], list[Result]]] = {
+    "nll": _nll,
+    "rate": _rate,
+    "grid": _grid,
+    "fidelity": _fidelity,
+}
 
 
 def _accuracy(run: Path, of: Description) -> list[Result]:

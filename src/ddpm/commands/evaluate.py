@@ -1,4 +1,4 @@
-"""`ddpm evaluate MODEL --reference DATA --metrics nll`: what a model is worth, in numbers, on any pictures."""
+"""`ddpm evaluate MODEL --reference DATA --metrics nll`: what a model, or its pictures, are worth, in numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from ddpm.commands.options import console, read, stages, unset
+from ddpm.commands.guiding import GuideOptions
+from ddpm.commands.method import METHOD, OwnOptions, SamplerName
+from ddpm.commands.options import console, parse_size, read, stages, unset
 from ddpm.errors import UserError
 from ddpm.units import counted
 from ddpm.version import __version__
@@ -28,37 +30,75 @@ METRICS = {
     "nll": "bits/dim, the variational bound on the likelihood, with its parts",
     "rate": "rate and distortion against reverse steps",
     "grid": "the best levels for every number of steps, for --grid fitted",
+    "fid": "Fréchet distance of features",
+    "sfid": "the same of spatial features",
+    "kid": "kernel distance of features, without bias at any number of pictures",
+    "is": "Inception Score",
+    "precision": "share of the pictures that lie among those of DATA",
+    "recall": "share of those of DATA that lie among the pictures",
 }
+OF_PICTURES = ("fid", "sfid", "kid", "is", "precision", "recall")
+"""Those that compare pictures; the others measure a model on the pictures of DATA."""
 VARIANCES = ("small", "large", "learned", "learned_range")
-_DESCRIPTION = (
-    "Measures a model on pictures. Metrics: "
-    + "; ".join(f"{name}, {line}" for name, line in METRICS.items())
-    + ". What was measured is kept: the same command goes on after a stop."
-)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return "\n".join(f"  {name:10} {METRICS[name]}" for name in names)
+
+
+_DESCRIPTION = f"""Measures a model, or its pictures. What was measured or drawn is kept: the same command goes on
+after a stop.
+
+Of a model, on the pictures of DATA:
+{_listed([name for name in METRICS if name not in OF_PICTURES])}
+
+Of pictures that MODEL draws, or of a folder of pictures in its place, against all those of DATA:
+{_listed(OF_PICTURES)}
+
+Several GPUs share the drawing: torchrun --nproc-per-node 4 -m ddpm.cli evaluate MODEL ..."""
 
 
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """A run's folder, a file, another project's checkpoint, or the embedded model fashion."""
+    """A run's folder, a file, another project's checkpoint, or the embedded model fashion; for fid ... recall also
+    pictures, as a folder that ddpm sample wrote, or any DATA."""
     reference: Annotated[str, tyro.conf.arg(metavar="DATA")]
     """Pictures as ddpm train takes them; held-out for those held out of the model's own training."""
     metrics: Annotated[str, tyro.conf.arg(metavar="METRIC,...")] = "nll"
-    """What is measured, with commas between: nll, rate, grid."""
-    steps: Annotated[str | None, unset("all|K|SPEC", "an estimate for nll, all for rate")] = None
-    """all measures every term of the bound; K the bound of a chain of K even levels and all of 1 ... T/K, about
-    K + T/K of them: 50 has 69 of 1,000. 10,15,20 (so many of each section) and ddim25 are those levels alone."""
-    grid: Annotated[str, tyro.conf.arg(metavar="uniform|fitted|FILE")] = "uniform"
-    """With --steps K, the bound of a chain of K fitted levels instead, which the metric grid found: the run's, or
-    those of a grids.json."""
+    """What is measured, with commas between: nll,rate or fid,kid,precision,recall. Those of a model and those of
+    pictures take two commands."""
+    features: Annotated[str | None, unset("inception|random|FILE", "inception")] = None
+    """For fid ... recall, the net: inception (pip install 'ddpm[eval]'), inception:FILE with its weights, random,
+    a fixed one that needs nothing, or one of your own, saved with torch.export (.pt2)."""
+    sampler: Annotated[SamplerName | None, unset("SAMPLER", "as ddpm sample")] = None
+    """For fid ... recall, how MODEL draws, with all options of ddpm sample."""
+    steps: Annotated[str | None, unset("all|K|SPEC", "an estimate for nll, all for rate, else as ddpm sample")] = (
+        None
+    )
+    """For nll and rate, all measures every term of the bound; K the bound of a chain of K even levels and all of
+    1 ... T/K, about K + T/K of them: 50 has 69 of 1,000. 10,15,20 (so many of each section) and ddim25 are those
+    levels alone. For fid ... recall, steps of the sampler."""
+    grid: Annotated[str | None, unset("GRID|fitted|FILE", "uniform for nll and rate, else as ddpm sample")] = None
+    """For nll and rate with --steps K, fitted is the bound of a chain of K fitted levels instead, which the metric
+    grid found: the run's, or those of a grids.json. For fid ... recall, the levels of the sampler."""
     draws: Annotated[int | None, unset("M", "32")] = None
     """Levels drawn a picture for the estimate."""
     n: Annotated[
-        str | None, unset("N|all", "all up to 1,000, for grid up to 100", aliases=["-n"], name="number")
+        str | None,
+        unset(
+            "N|all",
+            "all up to 1,000, for grid up to 100; for fid ... 10,000 drawn, all of a folder",
+            aliases=["-n"],
+            name="number",
+        ),
     ] = None
-    """Pictures, evenly spread over DATA and the same every time."""
+    """Pictures, evenly spread over DATA and the same every time; for fid ... recall those drawn, or taken of the
+    folder. Published FIDs are of 50000."""
+    size: Annotated[str | None, unset("SIZE", "the pictures' own")] = None
+    """For fid ... recall of two folders, what both are brought to: 64, or 64x96."""
     seed: int = 0
-    """Seed of the noise, and of the levels drawn."""
+    """Seed of the noise, and of the levels drawn; picture k of a seed is always the same."""
     batch: Annotated[int | None, unset("B", "64 of 32 x 32 on a CPU, 256 on a GPU; fewer of many steps")] = None
     """Pictures computed at once, and kept together: a stop loses what is begun of them."""
     variance: Annotated[str | None, unset("{small,large,learned,learned_range}", "the model's own")] = None
@@ -69,6 +109,8 @@ class Options:
     """cpu, cuda or mps."""
     out: Annotated[Path | None, unset("DIR", "RUN/evaluation, or evaluation/MODEL")] = None
     """Folder written to; each setting has a folder of its own in it."""
+    own: Annotated[OwnOptions, METHOD] = OwnOptions()
+    guide: Annotated[GuideOptions, METHOD] = GuideOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +188,26 @@ def main(arguments: Sequence[str]) -> int:
     options = read(Options, "evaluate", arguments, _DESCRIPTION)
     metrics = parse_metrics(options.metrics)
     check(options)
+    if check_kind(options, metrics) == "pictures":
+        from ddpm.commands.evaluate_fidelity import measure_fidelity
+
+        return measure_fidelity(options, metrics)
     from ddpm.loading import load
     from ddpm.memory import keep_freed_memory
 
     keep_freed_memory()
     out = console()
-    model = load(options.model, options.device, options.weights)
+    try:
+        model = load(options.model, options.device, options.weights)
+    except UserError:
+        from ddpm.commands.evaluate_sides import is_pictures
+
+        if is_pictures(options.model):
+            raise UserError(
+                f"{options.model}: holds pictures, and {metrics[0]} is of a MODEL; of pictures there are "
+                f"{', '.join(OF_PICTURES)}"
+            ) from None
+        raise
     from ddpm.commands.evaluate_bits import choose_measurement, measure_bits
     from ddpm.commands.evaluate_grid import measure_grid
     from ddpm.evaluate import open_reference
@@ -184,6 +240,33 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     return found
 
 
+def check_kind(options: Options, metrics: Sequence[str]) -> Literal["pictures", "model"]:
+    """What the metrics are of; UserError for both at once, and for options of the other kind."""
+    pictures = [name for name in metrics if name in OF_PICTURES]
+    others = [name for name in metrics if name not in OF_PICTURES]
+    if pictures and others:
+        raise UserError(
+            f"--metrics {','.join(metrics)}: take two commands, --metrics {','.join(others)} and --metrics "
+            f"{','.join(pictures)}, as -n, --steps and --grid mean another thing in each"
+        )
+    if pictures:
+        if options.draws is not None:
+            raise UserError(f"--draws {options.draws}: belongs to nll; leave it out")
+        return "pictures"
+    guide = options.guide
+    asked: dict[str, Any] = {"features": options.features, "sampler": options.sampler, "size": options.size}
+    asked |= options.own.asked() | {"classifier": guide.classifier, "classifier-scale": guide.classifier_scale}
+    asked |= {"cfg-scale": None if guide.cfg_scale == 1.0 else guide.cfg_scale, "cfg-interval": guide.cfg_interval}
+    for name, value in asked.items():
+        if value is not None:
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            raise UserError(
+                f"--{name.replace('_', '-')} {shown}: belongs to {', '.join(OF_PICTURES[:-1])} and recall, not to "
+                f"{' or '.join(others)}; leave it out"
+            )
+    return "model"
+
+
 def check(options: Options) -> None:
     """UserError for a number out of its range."""
     if options.batch is not None and options.batch < 1:
@@ -192,6 +275,7 @@ def check(options: Options) -> None:
         raise UserError(f"--seed {options.seed}: lies in [0, 2^64)")
     if options.n not in (None, "all") and not (options.n.isascii() and options.n.isdecimal() and int(options.n)):
         raise UserError(f"-n {options.n}: takes a number of pictures from 1, or all")
+    parse_size(options.size)
     if options.variance not in (None, *VARIANCES):
         raise UserError(f"--variance {options.variance}: takes {', '.join(VARIANCES[:-1])} or {VARIANCES[-1]}")
     if options.out is not None and options.out.is_file():

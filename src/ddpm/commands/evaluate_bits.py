@@ -28,7 +28,7 @@ USUAL = 1000
 def choose_measurement(model: Pipeline, options: Options, metrics: Sequence[str]) -> Measurement | None:
     """What is to be measured for nll and rate, None for neither; UserError for options that exclude each other."""
     fitted = None
-    if options.grid != "uniform":
+    if options.grid not in (None, "uniform"):
         if options.steps is None or options.draws is not None:
             raise UserError(
                 f"--grid {options.grid}: has the levels of so many steps; add --steps K, without --draws"

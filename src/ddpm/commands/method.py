@@ -13,22 +13,14 @@ SamplerName = Literal["ddpm", "ddim", "dpm++", "dpm++sde", "heun", "pc"]
 _NAMES = "{ddpm,ddim,dpm++,dpm++sde,heun,pc}"
 
 
-@dataclass(frozen=True)
-class MethodOptions:
-    """How pictures are drawn."""
+METHOD = tyro.conf.arg(name="")
+"""Of an option that is a MethodOptions or OwnOptions: its fields stand among the command's own."""
 
-    sampler: Annotated[
-        SamplerName | None, unset(_NAMES, "what ddpm tune found best, else dpm++; see above where not")
-    ] = None
-    """dpm++ is DPM-Solver++ 2M, dpm++sde its SDE form; ddpm ancestral sampling; ddim deterministic; heun EDM's
-    solver, two evaluations a step; pc a predictor with Langevin corrections."""
-    steps: Annotated[
-        str | None, unset("STEPS", "20 for dpm++, 50 for ddim and fitted, 10 for heun, all for ddpm and pc")
-    ] = None
-    """How many: 20, or of each section of the chain: 10,15,20, or a whole stride: ddim25."""
-    grid: Annotated[str | None, unset("GRID", "log-snr for dpm++, edm for heun, else uniform")] = None
-    """Which levels: uniform, trailing, quadratic, log-snr, edm (or edm:RHO), fitted (by ddpm evaluate --metrics
-    grid), or a grids.json."""
+
+@dataclass(frozen=True)
+class OwnOptions:
+    """What only some samplers take."""
+
     eta: Annotated[float | None, unset("ETA", "0")] = None
     """Of ddim, noise in its steps: 0 none, 1 as much as in ancestral sampling."""
     churn: Annotated[float | None, unset("S", "0, none")] = None
@@ -45,9 +37,29 @@ class MethodOptions:
     """Of pc, signal to noise of a Langevin step."""
 
     def asked(self) -> dict[str, Any]:
-        """What was asked for, as Pipeline's methods take it."""
+        """What was asked for, as the samplers take it."""
         return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
 
 
-METHOD = tyro.conf.arg(name="")
-"""Of an option that is a MethodOptions: its fields stand among the command's own."""
+@dataclass(frozen=True)
+class MethodOptions:
+    """How pictures are drawn."""
+
+    sampler: Annotated[
+        SamplerName | None, unset(_NAMES, "what ddpm tune found best, else dpm++; see above where not")
+    ] = None
+    """dpm++ is DPM-Solver++ 2M, dpm++sde its SDE form; ddpm ancestral sampling; ddim deterministic; heun EDM's
+    solver, two evaluations a step; pc a predictor with Langevin corrections."""
+    steps: Annotated[
+        str | None, unset("STEPS", "20 for dpm++, 50 for ddim and fitted, 10 for heun, all for ddpm and pc")
+    ] = None
+    """How many: 20, or of each section of the chain: 10,15,20, or a whole stride: ddim25."""
+    grid: Annotated[str | None, unset("GRID", "log-snr for dpm++, edm for heun, else uniform")] = None
+    """Which levels: uniform, trailing, quadratic, log-snr, edm (or edm:RHO), fitted (by ddpm evaluate --metrics
+    grid), or a grids.json."""
+    own: Annotated[OwnOptions, METHOD] = OwnOptions()
+
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, as Pipeline's methods take it."""
+        chosen = {"sampler": self.sampler, "steps": self.steps, "grid": self.grid}
+        return {**{name: value for name, value in chosen.items() if value is not None}, **self.own.asked()}

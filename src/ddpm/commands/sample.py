@@ -16,6 +16,7 @@ from ddpm.commands.guiding import GuideOptions, guide_of
 from ddpm.commands.method import METHOD, MethodOptions, SamplerName
 from ddpm.commands.options import console, parse_size, read, stages, unset
 from ddpm.errors import UserError
+from ddpm.units import counted
 
 if TYPE_CHECKING:
     from ddpm.guide import Guide
@@ -183,16 +184,19 @@ def draw(
 
 def told(samples: Samples) -> str:
     """Where pictures come from, the first stage first."""
+    from ddpm.respacing import known
     from ddpm.upsampling import source_of
 
     record, base = samples.record, samples.base
     if "sampler" not in record:
         return source_of(samples)
-    fitted = " fitted" if "grid" in record else ""
+    grid = record.get("grid")
+    of = "" if grid is None else f" {grid}" if known(grid) else " fitted"
+    tuned = f", tuned for {counted(record['tuned'], 'evaluation')}" if "tuned" in record else ""
     guided = f", guided {record['cfg_scale']:g} times" if "cfg_scale" in record else ""
     if "classifier" in record:
         guided += f", guided by {record['classifier']} {record['classifier_scale']:g} times"
-    how = f"{record['sampler']} with {record['steps']}{fitted} steps{guided}"
+    how = f"{record['sampler']} with {record['steps']}{of} steps{tuned}{guided}"
     if base is None:
         return f"{source_of(samples)}, {how}, seed {record['seed']}"
     (h, w), (height, width) = base.pixels.shape[2:], samples.pixels.shape[2:]

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm import noise
+from ddpm.convert.pickles import read_pickle
 from ddpm.errors import UserError
 from ddpm.evaluate.exported import read_program
 
@@ -182,6 +183,8 @@ def _inception(file: str | None, device: torch.device) -> FeatureNet:
             f"--features inception: torch-fidelity cannot be imported ({_first(error)}); install the torchvision "
             f"that belongs to this torch, {otherwise}"
         ) from None
+    if file is not None:
+        read_pickle(Path(file))  # says no to what torch-fidelity, which loads with weights_only=False, would run
     try:
         net = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=file

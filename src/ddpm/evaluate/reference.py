@@ -78,19 +78,23 @@ class Reference:
 
 
 def open_reference(
-    data: str, model: Pipeline, progress: Callable[[str, int, int], None] | None = None
+    data: str,
+    model: Pipeline,
+    progress: Callable[[str, int, int], None] | None = None,
+    *,
+    labels: bool = True,
 ) -> Reference:
     """DATA, decoded as the model's own pictures were; "held-out" for what was held out of its training.
 
-    progress: as of data.load. UserError where DATA cannot be opened, has no classes though the model needs them,
-    or has others than the model's.
+    progress: as of data.load. labels: whether classes matter; else DATA need have none. UserError where DATA
+    cannot be opened, has no classes though the model needs them, or has others than the model's.
     """
     config, facts = model.description.config.data, model.description.facts
     own = data == HELD_OUT and not present(located(data))
     if own:
         source = _held_out(model)
     else:
-        source = find(data, "auto" if model.classes else "none").open(Part(known=model.classes))
+        source = find(data, "auto" if labels and model.classes else "none").open(Part(known=model.classes))
     pictures = load(
         source,
         config.size,
@@ -100,7 +104,7 @@ def open_reference(
         keep=config.cache,
         progress=progress,
     )
-    labels, note = _matched(data, pictures, model) if model.classes else (None, "")
+    numbers, note = _matched(data, pictures, model) if labels and model.classes else (None, "")
     notes = [*pictures.notes, *([note] if note else [])]
     if pictures.fingerprint == facts.fingerprint:
         notes.append(f"these are the pictures {model.name} was trained on, and no measure of others")
@@ -115,7 +119,7 @@ def open_reference(
         )
         notes.append(f"{data} may hold pictures {model.name} was trained on{others}")
     small = config.small if model.description.config.train.task == "upsampler" else None
-    return Reference(pictures, labels, tuple(notes), own, small)
+    return Reference(pictures, numbers, tuple(notes), own, small)
 
 
 def _trained_on(data: str, config: DataConfig) -> bool:

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from ddpm.errors import UserError
 from ddpm.units import counted
 
+_ALONE: dict[str, Any] = {"sync_on_compute": False}
+"""Of several processes each scores what it is given: torchmetrics would wait for the others, and add theirs."""
 _ROWS = 512
 """Rows of distances at once: of 10,000 pictures, 40 MB."""
 _SPARE = 4
@@ -65,7 +67,7 @@ def frechet(a: Moments, b: Moments) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     with _quiet():
-        metric: Any = FrechetInceptionDistance(feature=_Given(len(a.mean)))
+        metric: Any = FrechetInceptionDistance(feature=_Given(len(a.mean)), **_ALONE)
     # Its sums are those of features about a's mean, as a shift changes no distance, so that nothing cancels.
     for side, moments in (("real", a), ("fake", b)):
         shift = torch.from_numpy(moments.mean - a.mean)
@@ -98,7 +100,9 @@ def kid(
     from torchmetrics.image.kid import KernelInceptionDistance
 
     with _quiet(), _seeded(seed):
-        metric: Any = KernelInceptionDistance(feature=_Given(x.shape[1]), subsets=subsets, subset_size=size)
+        metric: Any = KernelInceptionDistance(
+            feature=_Given(x.shape[1]), subsets=subsets, subset_size=size, **_ALONE
+        )
         metric.update(x, real=True)
         metric.update(y, real=False)
         return Mean(*map(float, metric.compute()))
@@ -119,7 +123,7 @@ def inception_score(
     from torchmetrics.image.inception import InceptionScore
 
     with _quiet(), _seeded(seed):
-        metric: Any = InceptionScore(feature=_Given(x.shape[1]), splits=splits)
+        metric: Any = InceptionScore(feature=_Given(x.shape[1]), splits=splits, **_ALONE)
         metric.update(x)
         value, deviation = map(float, metric.compute())
     return Mean(value, deviation if splits > 1 else math.nan)
