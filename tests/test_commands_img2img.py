@@ -46,7 +46,7 @@ def test_options_reach_the_walk(call):
     tiny.run("runs/zoo", train__label_drop=0.1)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(pixels).save("a.png")
-    options = ["--eta", 0.5, "--seed", 3, "--batch", 1, "--class", "cat", "--cfg-scale", 3]
+    options = ["--sampler", "ddim", "--eta", 0.5, "--seed", 3, "--batch", 1, "--class", "cat", "--cfg-scale", 3]
     status, _, err = call("img2img", "runs/zoo", "a.png", "-n", 2, "--steps", 4, *options, "--out", "here")
     assert status == 0, err
     made = ddpm.load("runs/zoo", "cpu").img2img(

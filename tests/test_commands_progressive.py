@@ -38,7 +38,7 @@ def asked(monkeypatch):
     return calls
 
 
-COMMON = {"steps": None, "eta": 0.0, "seed": 0, "label": None, "batch": None, "guide": {}}
+COMMON = {"seed": 0, "label": None, "batch": None, "guide": {}}
 
 
 def test_the_walks(call, asked):
@@ -46,7 +46,7 @@ def test_the_walks(call, asked):
     assert status == 0 and out.rstrip() == "open plots/progressive-zoo.png" and "sampling" in err
     ((name, arguments, options, made),) = asked
     assert (name, arguments) == ("progressive", (2,))
-    assert options == {**COMMON, "sampler": "ddim", "shown": 10, "first": 0}
+    assert options == {**COMMON, "shown": 10, "first": 0}
     with Image.open("plots/progressive-zoo.png") as image:
         high, wide = made.figure().get_size_inches()[::-1] * 200
         assert image.size == (round(wide), round(high))
@@ -68,7 +68,7 @@ def test_completions(call, asked):
     assert status == 0 and out.rstrip().endswith("open plots/shared-zoo.png")
     ((name, arguments, options, made),) = asked
     assert (name, arguments) == ("completions", ([30, 10], 2))
-    assert options == {**COMMON, "sampler": "ddpm", "steps": "8", "first": 3}
+    assert options == {**COMMON, "steps": "8", "first": 3}
     assert made.pixels.shape == (2, 2, 1, 8, 8)
 
 
@@ -115,7 +115,10 @@ def test_guided_by_a_classifier(call, asked, workplace):
             ["--share", "30", "--shown", 4],
             "--shown 4: belongs to the walks; with --share the rows are its levels",
         ),
-        (["--share", "30", "--sampler", "ddim"], "take --sampler ddpm, or --eta 1"),
+        (
+            ["--share", "30", "--sampler", "ddim"],
+            "--sampler ddim: draws no noise, all completions are one; take ddpm or dpm++sde",
+        ),
         (["--shown", 1], "--shown 1: show at least 2"),
         (["-n", 0], "-n 0: draw at least one picture"),
         (["-n", -3], "-n -3: draw at least one picture"),

@@ -15,6 +15,7 @@ from ddpm.store import Facts
 ZOO = Facts("zoo", 10, ("ant", "bee", "cat"), (0.5, 0.0, 0.5))
 PETS = Facts("pets", 10, ("cats", "dogs"), (0.5, 0.5))
 PLAIN = Facts("zoo", 10)
+DDIM = ("--sampler", "ddim", "--upsample-sampler", "ddim")
 FEW = ["--steps", 3, "--device", "cpu", "--no-film"]
 
 
@@ -53,7 +54,7 @@ def refused(call, *arguments):
 def test_a_cascade(call):
     base(), up()
     status, out, err = call(
-        "sample", "base", "--upsample", "up", "-n", 5, "--seed", 3, "--steps", 4, "--device", "cpu"
+        "sample", "base", "--upsample", "up", "-n", 5, "--seed", 3, "--steps", 4, "--device", "cpu", *DDIM
     )
     assert status == 0, err
     assert "sampling 4/4" in err and "enlarging to 16 x 16 40/40" in err
@@ -62,8 +63,8 @@ def test_a_cascade(call):
     assert out.endswith(
         "open samples/up/grid.png or samples/up/film.webp; the small ones are in samples/up/base\n"
     )
-    small = ddpm.load("base", "cpu").sample(5, steps=4, seed=3)
-    large = ddpm.load("up", "cpu").upsample(small)
+    small = ddpm.load("base", "cpu").sample(5, sampler="ddim", steps=4, seed=3)
+    large = ddpm.load("up", "cpu").upsample(small, sampler="ddim")
     kept, made = pictures("samples/up/base"), pictures("samples/up")
     assert all(np.array_equal(a, b[0]) for a, b in zip(kept, small.pixels, strict=True))
     assert all(np.array_equal(a, b[0]) for a, b in zip(made, large.pixels, strict=True))
@@ -79,9 +80,12 @@ def test_a_cascade(call):
 def test_the_same_in_two_steps(call):
     """What a base has drawn, enlarged later, is what the cascade draws, and no stage repeats another's noise."""
     base(), up()
-    assert call("sample", "base", "--upsample", "up", "-n", 4, "--seed", 3, "--upsample-steps", 3, *FEW)[0] == 0
-    assert call("sample", "base", "-n", 4, "--seed", 3, "--out", "small", *FEW)[0] == 0
-    status, out, err = call("sample", "up", "--low", "small", "--out", "large", *FEW)
+    assert (
+        call("sample", "base", "--upsample", "up", "-n", 4, "--seed", 3, "--upsample-steps", 3, *DDIM, *FEW)[0]
+        == 0
+    )
+    assert call("sample", "base", "-n", 4, "--seed", 3, "--out", "small", *DDIM[:2], *FEW)[0] == 0
+    status, out, err = call("sample", "up", "--low", "small", "--out", "large", *DDIM[:2], *FEW)
     assert status == 0 and out.startswith(
         "4 pictures of base, ddim with 3 steps, seed 3, enlarged from 8 x 8 to"
     ), err
@@ -144,7 +148,7 @@ def brought(path, size=(16, 16)):
 def test_a_set_with_its_classes(call):
     tiny.photos(Path("photos"), 10, (16, 16), grey=True)
     up(facts=PETS)
-    status, out, err = call("sample", "up", "--low", "photos", "-n", 4, *FEW)
+    status, out, err = call("sample", "up", "--low", "photos", "-n", 4, *DDIM[:2], *FEW)
     assert status == 0 and out.startswith(
         "4 pictures of photos, enlarged from 8 x 8 to 16 x 16 by up, ddim with 3"
     ), err
@@ -154,7 +158,7 @@ def test_a_set_with_its_classes(call):
     assert made.labels == (0, 0, 1, 1) and made.classes == PETS.classes
     for one, k in zip(made.base.pixels, (0, 2, 5, 7), strict=True):
         assert np.array_equal(one[0], brought(files[k]))
-    again = ddpm.load("up", "cpu").upsample(made.base, steps=3)
+    again = ddpm.load("up", "cpu").upsample(made.base, sampler="ddim", steps=3)
     assert np.array_equal(again.pixels, made.pixels)
     # all of a small set, unless told otherwise; a class for all
     assert call("sample", "up", "--low", "photos", "--class", "dogs", *FEW)[0] == 0
@@ -200,7 +204,9 @@ def test_samples_of_another_size_are_brought(call):
 def test_upsamplers_of_given_pictures(call):
     tiny.photos(Path("photos"), 2, (16, 16), grey=True)
     up(), up("again", data__size=(32, 32), data__low_size=(16, 16))
-    status, out, err = call("sample", "up", "--low", "photos", "--upsample", "again", "--upsample-steps", 2, *FEW)
+    status, out, err = call(
+        "sample", "up", "--low", "photos", "--upsample", "again", "--upsample-steps", 2, *DDIM, *FEW
+    )
     assert status == 0, err
     assert (
         "enlarged from 8 x 8 to 16 x 16 by up, ddim with 3 steps, enlarged from 16 x 16 to 32 x 32 by again" in out

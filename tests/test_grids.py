@@ -86,7 +86,7 @@ def test_which_grids_are_taken(file, tmp_path):
         UserError, match=r"zoo has no fitted grids yet; `ddpm evaluate .* --metrics grid` makes them"
     ):
         choose_grid("fitted", own, "zoo", 40)
-    with pytest.raises(UserError, match=r"--grid log: takes even, fitted or the path of a grids\.json"):
+    with pytest.raises(UserError, match=r"--grid log: takes uniform, .*, fitted, or the path of a grids\.json"):
         choose_grid("log", own, "zoo", 40)
     with pytest.raises(UserError, match="--respace log:3: takes"):
         choose_grid("log", own, "zoo", 40, "--respace log:3")

@@ -47,9 +47,9 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 # -- picture k of a seed ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler, eta", [("ddim", 0.0), ("ddim", 0.7), ("ddpm", 0.0)])
+@pytest.mark.parametrize("sampler, eta", [("ddim", 0.0), ("ddim", 0.7), ("ddpm", None)])
 def test_a_picture_is_the_same_in_any_company(model, sampler, eta):
-    options = {"sampler": sampler, "eta": eta, "steps": 6, "seed": 3}
+    options = {"sampler": sampler, "steps": 6, "seed": 3, **({} if eta is None else {"eta": eta})}
     whole = model.sample(7, **options)
     assert whole.pixels.shape == (7, 1, 8, 8) and whole.pixels.std() > 20 and len(set(whole.labels)) == 2
     for n, batch, first in [(3, None, 0), (7, 2, 0), (7, 3, 0), (2, None, 5), (4, 1, 2), (7, 100, 0)]:
@@ -142,7 +142,7 @@ def test_ddpm_is_ho_s_algorithm_2(ho):
 
 @pytest.mark.parametrize(
     "spec, count",
-    [(5, 5), ("5", 5), ("3,4", 7), ("ddim10", 10), ([1, 20, 40], 3), ((40,), 1), (1, 1), (40, 40), (None, 40)],
+    [(5, 5), ("5", 5), ("3,4", 7), ("ddim10", 10), ([1, 20, 40], 3), ((40,), 1), (1, 1), (40, 40), (None, 20)],
 )
 def test_steps(model, spec, count):
     seen = []
@@ -151,9 +151,10 @@ def test_steps(model, spec, count):
     assert seen == [(k, 2 * count) for k in range(1, 2 * count + 1)]
 
 
-def test_by_default_ddim_takes_50_and_ddpm_all(tmp_path):
+def test_by_default_20_steps_ddim_50_heun_10_and_ddpm_all(tmp_path):
     model = ddpm.load(tiny.run(tmp_path / "r", chain__steps=60).folder, "cpu")
-    assert model.sample(1).record["steps"] == 50 and model.sample(1, sampler="ddpm").record["steps"] == 60
+    steps = {"ddim": 50, "heun": 10, "ddpm": 60, "pc": 60, None: 20}
+    assert {name: model.sample(1, sampler=name).record["steps"] for name in steps} == steps
 
 
 @pytest.mark.parametrize("spec", [0, -1, 41, "0", "41", "30,30", "ddim39", "fast", "", [], [0, 5], [5, 5], [41]])
@@ -167,9 +168,10 @@ def test_steps_that_are_none(model, spec):
     [
         ({"n": 0}, "at least one"),
         ({"n": -3}, "at least one"),
-        ({"sampler": "euler"}, "takes ddpm or ddim"),
-        ({"eta": 1.5}, "between 0"),
-        ({"eta": -0.1}, "between 0"),
+        ({"sampler": "euler"}, r"takes ddpm, ddim, dpm\+\+, dpm\+\+sde, heun or pc"),
+        ({"sampler": "ddim", "eta": 1.5}, "between 0"),
+        ({"sampler": "ddim", "eta": -0.1}, "between 0"),
+        ({"eta": 0.5}, r"belongs to the sampler ddim; dpm\+\+.* has none, take --sampler ddim"),
         ({"batch": 0}, "batch"),
         ({"batch": -5}, "batch"),
         ({"size": (9, 8)}, "multiples of 2; the nearest are 8 × 8 and 10 × 8"),
@@ -272,7 +274,7 @@ def test_a_long_walk_keeps_few_frames(tmp_path):
 
 
 def test_the_record_says_how(model):
-    record = model.sample(2, steps="3,4", seed=11, first=4, eta=0.5).record
+    record = model.sample(2, sampler="ddim", steps="3,4", seed=11, first=4, eta=0.5).record
     expected = {"model": "zoo", "seed": 11, "sampler": "ddim", "steps": 7, "eta": 0.5, "spec": "3,4", "first": 4}
     assert {key: record[key] for key in expected} == expected
     assert len(record["checkpoint"]) == 16 and json.dumps(record)

@@ -46,8 +46,8 @@ def test_the_levels_of_the_grid_are_walked(model, run, tmp_path, sampler):
     assert np.array_equal(named.pixels, fitted.pixels) and named.record["grid"] == str(tmp_path / "mine.json")
 
 
-def test_an_even_grid_is_what_it_was(model):
-    a, b = model.sample(2, steps=5), model.sample(2, steps=5, grid="even")
+def test_a_uniform_grid_is_none(model):
+    a, b = (model.sample(2, steps=5, sampler="ddim", grid=grid) for grid in (None, "uniform"))
     assert np.array_equal(a.pixels, b.pixels) and a.record == b.record and "grid" not in a.record
 
 
@@ -89,7 +89,7 @@ def test_a_grid_fitted_to_something_else_is_noted_once(model, run):
         ({"steps": "ddim4"}, "--steps ddim4: a fitted grid takes a number of steps"),
         ({"steps": [4, 40]}, "a fitted grid takes a number of steps"),
         ({"steps": -3}, "--steps -3: a fitted grid takes a number of steps"),
-        ({"steps": 3, "grid": "best"}, "--grid best: takes even, fitted or the path of a grids.json"),
+        ({"steps": 3, "grid": "best"}, "--grid best: takes uniform, .*, fitted, or the path of a grids.json"),
     ],
 )
 def test_grids_there_are_not(model, options, message):
@@ -112,7 +112,7 @@ def test_on_the_command_line(call, run, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = ["sample", "zoo", "-n", "2", "--no-film", "--device", "cpu", "--grid"]
     status, out, _ = call(*quick, "fitted", "--steps", "3")
-    assert status == 0 and "ddim with 3 fitted steps" in out and "note" not in out
+    assert status == 0 and "dpm++ with 3 fitted steps" in out and "note" not in out
     record = json.loads((tmp_path / "samples/zoo/samples.json").read_text())
     assert (record["grid"], record["steps"], record["levels"]) == ("fitted", 3, list(LEVELS[3]))
     write_grids(tmp_path / "g.json", grids("0" * 16))

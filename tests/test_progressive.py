@@ -120,7 +120,8 @@ def step(now, before):
     [
         {},
         {"sampler": "ddpm", "first": 4},
-        {"steps": 6, "eta": 0.5, "label": "cat", "batch": 2},
+        {"sampler": "ddim", "steps": 6, "eta": 0.5, "label": "cat", "batch": 2},
+        {"sampler": "heun", "steps": 6, "grid": "quadratic"},
         {"steps": "3,4", "label": ["ant", "bee", "cat"], "seed": 9},
     ],
 )
@@ -147,7 +148,7 @@ def test_the_walks_are_those_of_sample(model, options):
     ],
 )
 def test_levels_shown(model, steps, shown, levels):
-    made = model.progressive(2, steps=steps, shown=shown)
+    made = model.progressive(2, sampler="ddim", steps=steps, shown=shown)
     assert made.levels == levels
     assert made.xt.shape == made.x0.shape == (len(levels), 2, 1, 8, 8) and made.xt.dtype == np.uint8
     gamma = model.denoiser.native.gamma
@@ -224,7 +225,7 @@ def words(figure):
 
 
 def test_the_figure_along_the_walk(model):
-    made = model.progressive(2, steps=5, shown=3, label=["cat", "ant"])
+    made = model.progressive(2, sampler="ddim", steps=5, shown=3, label=["cat", "ant"])
     pictures = shown(made.figure())
     expected = [made.xt[:, 0], made.x0[:, 0], made.xt[:, 1], made.x0[:, 1]]
     assert len(pictures) == 12
@@ -292,7 +293,7 @@ def test_walks_that_cannot_be(model, options, message):
         ({"t": 41}, "--share 41: a level of noise of this model lies between 1 and 40"),
         ({"t": [5, 0]}, "--share 0:"),
         ({"t": []}, "t: name at least one level of noise"),
-        ({"sampler": "ddim"}, "without noise all completions are one; take --sampler ddpm, or --eta 1"),
+        ({"sampler": "ddim"}, "--sampler ddim: draws no noise, all completions are one; take ddpm or dpm"),
         ({"n": 0}, "-n 0"),
         ({"first": -1}, "--first -1"),
     ],

@@ -50,7 +50,9 @@ def make_sampler(name: str, **options: Any) -> Sampler[Any]:
     for option, value in options.items():
         if option not in options_of(name):
             owner = next((one for one in SAMPLERS if option in options_of(one)), None)
-            of = f"belongs to the sampler {owner}; {name} has none" if owner else "no sampler has such an option"
+            of = "no sampler has such an option"
+            if owner:
+                of = f"belongs to the sampler {owner}; {name} has none, take --sampler {owner}"
             shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
             raise UserError(f"--{option.replace('_', '-')} {shown}: {of}")
     if name.startswith("dpm++"):
