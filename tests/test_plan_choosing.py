@@ -8,7 +8,8 @@ from PIL import Image
 
 import tiny
 from ddpm.build import build_chain
-from ddpm.config import DenoiserConfig, LossConfig, check
+from ddpm.checking import check
+from ddpm.config import DenoiserConfig, LossConfig
 from ddpm.data import load, open_source
 from ddpm.errors import UserError
 from ddpm.plan import for_data

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm.config import Config, check
+from ddpm.checking import check
+from ddpm.config import Config
 from ddpm.plan.course import choose_rate, events, follow_steps, horizons
 from ddpm.plan.decisions import Choices
 

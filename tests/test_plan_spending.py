@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator
 
 import tiny
-from ddpm.config import Config, check
+from ddpm.checking import check
+from ddpm.config import Config
 from ddpm.data.pictures import Cached
 from ddpm.errors import UserError
 from ddpm.plan import spending

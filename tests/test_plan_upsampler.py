@@ -6,8 +6,9 @@ import torch
 from accelerate import Accelerator
 
 import tiny
+from ddpm.checking import check
 from ddpm.commands.planning import PlanOptions, plan_for
-from ddpm.config import Config, check
+from ddpm.config import Config
 from ddpm.data import load, open_source
 from ddpm.errors import UserError
 from ddpm.plan import choose_small, for_data, plan

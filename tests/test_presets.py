@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DModel
 
 from ddpm.build import build_chain, build_net
-from ddpm.config import check
+from ddpm.checking import check
 from ddpm.errors import UserError
 from ddpm.presets import ORIGINS, PRESETS, preset
 

@@ -25,7 +25,7 @@ from ddpm.config import (
 )
 from ddpm.data import Pictures, load, open_source
 from ddpm.errors import UserError
-from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved
+from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved, Scored
 from ddpm.noise import Purpose, normals
 from ddpm.store import Description, Run
 from ddpm.train import facts, fit
@@ -123,6 +123,22 @@ def test_stopping_changes_nothing(pictures, accelerator, tmp_path, stops, accumu
     # the checkpoint's header names the same step, so whole files compare equal
     assert files_of(parts) == files_of(whole)
     assert log_of(parts) == log_of(whole)
+
+
+def test_stopping_changes_neither_scores_nor_the_best(pictures, accelerator, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
+    config = tiny(train__evaluate_every=3, train__evaluate_samples=4, train__preview_every=0, train__keep=1)
+    events, whole = train(config, pictures, accelerator, tmp_path / "whole")
+    for stop in (4, 3):
+        train(config, pictures, accelerator, tmp_path / "parts", stop_after=stop)
+    _, parts = train(config, pictures, accelerator, tmp_path / "parts")
+    scored = [event for event in events if isinstance(event, Scored)]
+    best = min(scored, key=lambda event: event.fid)
+    assert [event.step for event in scored] == [3, 6, 9, 12]
+    assert log_of(parts) == log_of(whole) and files_of(parts) == files_of(whole)
+    for run in (whole, parts):
+        assert run.newest()[0].state["best"] == {"step": best.step, "fid": best.fid}
+        assert (run.folder / "checkpoints" / f"{best.step:09d}").is_dir()
 
 
 LEARNS = {"loss__kind": "vlb", "loss__times": "loss-second-moment", "denoiser__variance": "learned_range"}

@@ -6,7 +6,8 @@ import torch
 import ddpm
 import tiny
 from ddpm.build import build_chain, build_denoiser, build_net
-from ddpm.config import Config, check
+from ddpm.checking import check
+from ddpm.config import Config
 from ddpm.errors import UserError
 from ddpm.store import Facts
 from ddpm.transfer import open_origin, settings, starting_weights

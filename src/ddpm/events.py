@@ -62,6 +62,20 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The Fréchet distance, in features, of n pictures that the averaged net draws from those trained on.
+
+    best: whether it is the least so far, whose checkpoint is kept.
+    """
+
+    step: int
+    fid: float
+    n: int
+    features: str
+    best: bool
+
+
+@dataclass(frozen=True)
 class Previewed:
     """A grid of samples was written."""
 
@@ -85,4 +99,4 @@ class Ended:
     complete: bool
 
 
-TrainEvent = Began | Stepped | Logged | Evaluated | Previewed | Saved | Ended
+TrainEvent = Began | Stepped | Logged | Evaluated | Scored | Previewed | Saved | Ended

@@ -156,8 +156,9 @@ class Run:
         parts: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
         keep: int,
+        best: int | None = None,
     ) -> Path:
-        """Writes a checkpoint and removes all but the newest `keep`; returns its folder."""
+        """Writes a checkpoint, removes all but the newest `keep` and that of step `best`; returns its folder."""
         target = self.folder / "checkpoints" / f"{description.step:09d}"
         with new_folder(target) as folder:
             checksums = {}
@@ -166,7 +167,8 @@ class Run:
                 checksums[name] = save_weights(folder / name, tensors, description)
             write_json(folder / "state.json", {"step": description.step, **state, "sha256": checksums})
         for old in self._folders()[:-keep]:
-            remove_folder(old)
+            if int(old.name) != best:
+                remove_folder(old)
         return target
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:

@@ -11,7 +11,8 @@ import torch
 
 from ddpm.data import Pictures
 from ddpm.errors import UserError
-from ddpm.events import Began, Ended, Evaluated, Logged, Saved, Stepped, TrainEvent
+from ddpm.evaluate.scorer import Scorer
+from ddpm.events import Began, Ended, Evaluated, Logged, Saved, Scored, Stepped, TrainEvent
 from ddpm.preview import preview
 from ddpm.store import Checkpoint, Description, Facts, Run
 from ddpm.trainer import QUARTERS, Trainer, learning_rate
@@ -56,11 +57,13 @@ def fit(
     device = trainer.accelerator.device
     sums, levels = torch.zeros(3 + QUARTERS + 1, device=device), torch.zeros(QUARTERS, dtype=torch.float64)
     since, before = start, 0.0
+    best: dict[str, float] | None = None  # the step of the least score so far, and that
     if checkpoint:
         window = checkpoint.state["window"]
         since, levels = window["since"], levels.new_tensor(window["levels"])
         sums[: len(window["sums"])] = sums.new_tensor(window["sums"])
         before = float(checkpoint.state["seconds"])
+        best = checkpoint.state.get("best")
     began = time.perf_counter() - before
 
     def check_finite(step: int) -> None:
@@ -71,8 +74,14 @@ def fit(
         window = {"since": since, "sums": sums.tolist(), "levels": levels.tolist()}
         seconds = time.perf_counter() - began
         state = {"images": step * train.batch, "seconds": seconds, "window": window, **trainer.state()}
-        return Saved(step, run.save(replace(description, step=step), trainer.tensors(), state, train.keep))
+        state |= {"best": best} if best else {}
+        kept = int(best["step"]) if best else None
+        return Saved(step, run.save(replace(description, step=step), trainer.tensors(), state, train.keep, kept))
 
+    scorer = None
+    if train.evaluate_every:
+        features = train.evaluate_features
+        scorer = Scorer(trainer.pictures, train.evaluate_samples, features, trainer.accelerator.device)
     clock, clocked = time.perf_counter(), start
     saved = start if checkpoint else -1
     step, stopped = start, start < steps and stop()
@@ -124,7 +133,8 @@ def fit(
         paused = time.perf_counter()
         due = step % train.checkpoint_every == 0 or step == steps
         look = step % (train.preview_every or train.checkpoint_every) == 0 or step == steps
-        if due or look:
+        score = scorer is not None and (step % train.evaluate_every == 0 or step == steps)
+        if due or look or score:
             check_finite(step)
         # Looks come before the checkpoint: who is killed in between goes on from before both, and looks again.
         if look:
@@ -135,6 +145,15 @@ def fit(
             if train.preview_every and not classifies:
                 pipelines = trainer.pipelines(replace(description, step=step), run.folder.name)
                 yield preview(*pipelines, run, trainer.pairs())
+        if scorer is not None and score:
+            value = scorer.score(trainer.pipelines(replace(description, step=step), run.folder.name)[0])
+            leads = best is None or value < best["fid"]
+            if leads:
+                best = {"step": step, "fid": value}
+            scored = Scored(step, value, scorer.n, scorer.net.name, leads)
+            run.log(_score(scored))
+            yield scored
+            due = due or leads
         if due:
             yield save(step)
             saved = step
@@ -170,6 +189,11 @@ def _record(logged: Logged, batch: int) -> dict[str, Any]:
         "pictures_per_second": round(logged.pictures_per_second, 2),
         "seconds": round(logged.seconds, 1),
     }
+
+
+def _score(scored: Scored) -> dict[str, Any]:
+    """The line of a score of samples."""
+    return {"step": scored.step, "fid": scored.fid, "samples": scored.n, "features": scored.features}
 
 
 def _apart(evaluated: Evaluated) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from ddpm.checking import check
 from ddpm.commands.configfile import read_config
 from ddpm.commands.info import parameters
 from ddpm.commands.options import parse_size, stages, unset
-from ddpm.config import Config, check
+from ddpm.config import Config
 from ddpm.errors import UserError
 from ddpm.presets import ORIGINS, preset
 

@@ -17,7 +17,7 @@ from PIL import Image
 from ddpm.atomic import write_json
 from ddpm.config import Config
 from ddpm.errors import UserError
-from ddpm.events import Ended, Evaluated, Logged, Previewed, TrainEvent
+from ddpm.events import Ended, Evaluated, Logged, Previewed, Scored, TrainEvent
 from ddpm.store import Run, read_json
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class Tracked:
             values = {"held-out/held out": event.held_out, "held-out/trained on": event.trained_on}
             values |= _quarters("held-out by t", event.held_out_quarters)
             self._log(values | _quarters("trained-on by t", event.trained_on_quarters), event.step)
+        elif isinstance(event, Scored):
+            self._log({f"Fréchet distance ({event.features})": event.fid}, event.step)
         elif isinstance(event, Previewed):
             with Image.open(event.path) as image:
                 pixels = np.asarray(image.convert("RGB"))

@@ -194,11 +194,12 @@ def _follow(
     """Trains, and shows it."""
     from ddpm.commands.track import Tracked
     from ddpm.commands.watch import watch
-    from ddpm.events import Ended, Previewed, Saved
+    from ddpm.events import Ended, Previewed, Saved, Scored
     from ddpm.report import publish_stopped
     from ddpm.train import fit
 
     complete, told, made = False, set(trainer.pictures.skipped), None
+    best: Scored | None = None
     draws = trainer.config.train.task != "classifier"
     track = Tracked(trainer.accelerator, run, trainer.config, checkpoint.step if checkpoint else 0, out.print)
     with _Signals() as signals, watch(out) as show:
@@ -207,6 +208,8 @@ def _follow(
             track(event)
             if isinstance(event, Previewed if draws else Saved):
                 made = _report(trainer, run, replace(description, step=event.step), out) or made
+            if isinstance(event, Scored) and event.best:
+                best = event
             complete = isinstance(event, Ended) and event.complete
     # A stream finds out only when it gets there.
     late = [one for one in trainer.pictures.skipped if one not in told]
@@ -218,6 +221,12 @@ def _follow(
         return 128 + signals.received
     if draws and not trainer.config.train.preview_every:
         _report(trainer, run, replace(description, step=trainer.config.train.steps), out)
+    if best is not None and best.step < trainer.config.train.steps:
+        path = shlex.quote(str(run.folder / "checkpoints" / f"{best.step:09d}"))
+        out.print(
+            f"nearest to the pictures by {best.fid:.4g} in {best.features} features: step {best.step:,}, "
+            f"ddpm sample {path}"
+        )
     out.print(f"done; look at {run.folder / 'report.html'}, {_use(trainer.config, run)}")
     return 0
 
@@ -250,6 +259,7 @@ def _report(trainer: Trainer, run: Run, description: Description, out: Console) 
             samples=samples,
             steps=steps,
             held_out=trainer.held_out,
+            thorough=complete,
         )
         publish(made)
         return made

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved, Stepped, TrainEvent
+from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved, Scored, Stepped, TrainEvent
 from ddpm.units import duration
 
 
@@ -118,6 +118,9 @@ def describe(event: TrainEvent, steps: int) -> str:
         return f"held-out pictures: accuracy {held_out}; as many trained on: {trained_on}"
     if isinstance(event, Evaluated):
         return f"held-out pictures: error {event.held_out:.4f}, as many trained on: {event.trained_on:.4f}"
+    if isinstance(event, Scored):
+        best = ", the best so far: its checkpoint is kept" if event.best else ""
+        return f"{event.n:,} samples: Fréchet distance {event.fid:.4g} in {event.features} features{best}"
     if isinstance(event, Previewed):
         return f"preview {event.path}"
     if isinstance(event, Saved):

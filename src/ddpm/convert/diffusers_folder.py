@@ -28,7 +28,8 @@ from torch import Tensor
 
 from ddpm.atomic import write_bytes, write_json
 from ddpm.build import build_net
-from ddpm.config import Config, NetConfig, check, from_json, to_json
+from ddpm.checking import check
+from ddpm.config import Config, NetConfig, from_json, to_json
 from ddpm.convert.diffusers import diffusers_weights, modern, unet_weights
 from ddpm.convert.diffusers_scheduler import SCHEDULER, read_scheduler, scheduler_config
 from ddpm.convert.diffusers_unet import UNET, VERSION, read_unet, unet_config

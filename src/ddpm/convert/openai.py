@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ddpm.build import build_net
-from ddpm.config import Config, NetConfig, check, from_json, to_json
+from ddpm.checking import check
+from ddpm.config import Config, NetConfig, from_json, to_json
 from ddpm.convert.openai_flags import flags, from_flags, notes, sayable
 from ddpm.convert.openai_shapes import FIXED, shaped
 from ddpm.convert.published import PUBLISHED

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ddpm.config import Config, check
+from ddpm.checking import check
+from ddpm.config import Config
 from ddpm.data import Look, Source
 from ddpm.denoiser import LEARNED
 from ddpm.errors import UserError

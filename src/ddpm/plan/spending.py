@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from ddpm.config import check
+from ddpm.checking import check
 from ddpm.data import Pictures
 from ddpm.data.pictures import Cached
 from ddpm.errors import UserError
+from ddpm.method import DEFAULT, USUAL
 from ddpm.plan.course import PREVIEWS, choose_rate, events, follow_steps, horizons
 from ddpm.plan.decisions import Choices, Decision, Expected, Planned
 from ddpm.plan.machine import (
@@ -174,6 +175,12 @@ def _look_seconds(choices: Choices, classes: int, measured: Measured | None) -> 
     return _PAGE_SECONDS + passes * measured.seconds / 3 / choices["train.batch"] if measured else 0.0
 
 
+def _score_seconds(choices: Choices, step: float) -> float:
+    """What drawing takes of a score, as in `_look_seconds`; the features besides are cheap."""
+    steps = USUAL[DEFAULT][0] or 0
+    return int(choices["train.evaluate_samples"]) * steps * step / 3 / int(choices["train.batch"])
+
+
 def _previews(seconds: float, glance: float) -> int:
     """Ten at the most, and a tenth of the time at the most."""
     return min(PREVIEWS, int(0.1 * seconds / glance)) if glance > 0 else PREVIEWS
@@ -187,6 +194,8 @@ def _fill(choices: Choices, left: float, step: float, glance: float, saving: flo
         previews = max(1, _previews(left, glance))  # the last one is always drawn
     elif every:
         each += glance / every
+    if scores := choices["train.evaluate_every"]:
+        each += _score_seconds(choices, step) / scores
     if "train.checkpoint_every" in choices.asked:
         each += saving / choices["train.checkpoint_every"]
         saves = 1
@@ -219,10 +228,12 @@ def _expect(
     look = "preview" if draws else "held-out look"
     seconds = None
     if measured:
-        seconds = steps * measured.seconds + previews * glance + saves * saving
+        scores, score = events(steps, choices["train.evaluate_every"]), _score_seconds(choices, measured.seconds)
+        seconds = steps * measured.seconds + previews * glance + saves * saving + scores * score
         each = f"{measured.seconds:.2g}" if measured.seconds < 99 else f"{measured.seconds:,.0f}"
         why = f"{steps:,} steps of {each} s measured here"
         why += _several(previews, look, glance) + _several(saves, "checkpoint", saving)
+        why += _several(scores, "score", score)
         choices.decisions.append(Decision("time", duration(seconds), why))
     elif not choices.obstacles:
         why = f"fewer than {_WORTH_MEASURING} steps are over sooner than they are measured"
