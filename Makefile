@@ -66,5 +66,5 @@ $(PEER)/installed: pyproject.toml | $(PEER)/bin/python
 	@echo "installing torch, torchvision and torch-fidelity into $(PEER): 6 GB ..."
 	@# together, so that they fit each other, and without constraints.txt, whose torch need not have a torchvision
 	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check torch torchvision torch-fidelity torchmetrics
-	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest hypothesis beartype
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[eval]' pytest hypothesis beartype
 	@touch $@

@@ -42,7 +42,7 @@ def main() -> None:
         chosen = np.random.default_rng(0).permutation(len(pictures))[: 2 * options.n]
         one, other = (power(pictures.rows(half, None)[0]) for half in np.array_split(chosen, 2))
         whole = power(pictures.rows(np.arange(len(pictures)), None)[0])
-        drawn = power(model.sample(options.n, steps=options.steps).pixels)
+        drawn = power(model.sample(options.n, sampler="ddim", steps=options.steps).pixels)
         for name, values, base in ((run, drawn, whole), ("  data against data", one, other)):
             print(f"{name:<22}" + "  ".join(f"{a / b:11.2f}" for a, b in zip(values, base, strict=True)))
 

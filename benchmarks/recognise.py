@@ -91,7 +91,7 @@ def score(models: list[str], n: int, steps: int, seed: int) -> None:
         model = ddpm.load(name)
         each = -(-n // 10)
         asked = np.repeat(np.arange(10), each)
-        samples = model.sample(len(asked), steps=steps, seed=seed, label=asked.tolist())
+        samples = model.sample(len(asked), sampler="ddim", steps=steps, seed=seed, label=asked.tolist())
         right = accuracy(net, samples.pixels[:, 0], asked)
         print(f"{name}: {right.mean():.2%} of {len(asked)} samples, ddim {steps} steps, seed {seed}")
         shares = right.reshape(10, each).mean(1)

@@ -4,6 +4,7 @@ For a mixture of Gaussians Σ w_k N(m_k, diag(d_k²)) everything about the diffu
 is the mixture Σ w_k N(α m_k, diag(α² d_k² + σ²)), and a posterior mean follows by conditioning each of them.
 
     Mixture      the data: moments, density, samples; `noised` is the law of x_t
+    probability_flow   where the ODE takes a point
     OracleNet    the perfect net for it, in any parameterisation, as Denoiser calls it, told a class or none
     OracleClassifier   the perfect classifier of x_t, where the components have classes
     ExactNet     the same for one Gaussian, and the log-variance of the exact reverse step
@@ -93,9 +94,43 @@ class Mixture:
         return self.means[k] + self.stds[k] * rng.standard_normal((n, self.means.shape[1]))
 
 
+def linear(table: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """A table's values at 0, 1, 2 …, and linearly between."""
+    return np.interp(t, np.arange(len(table)), table)
+
+
+def between(alphas_cumprod: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """ᾱ at timesteps t, between whole ones with log SNR linear in t."""
+    log_snr = linear(np.log(alphas_cumprod) - np.log1p(-alphas_cumprod), t)
+    whole = np.rint(t).astype(int)
+    return np.where(whole == t, alphas_cumprod[whole], 1.0 / (1.0 + np.exp(-log_snr)))
+
+
+def probability_flow(data: Mixture, x: np.ndarray, high: float, low: float, steps: int = 2000) -> np.ndarray:
+    """Where the ODE dx̄/du = ε̂ of x̄ = x/α, u = σ/α (Song et al. 2020, eq. 14) takes x[N, D], from γ high to γ low.
+
+    By the classical Runge-Kutta method in log u, with ε̂ = −σ ∇ log p(x_t) of the mixture.
+    """
+
+    def slope(log_u: float, x_bar: np.ndarray) -> np.ndarray:
+        alpha = 1.0 / math.sqrt(1.0 + math.exp(2.0 * log_u))
+        sigma = alpha * math.exp(log_u)
+        return -math.exp(log_u) * sigma * data.noised(alpha, sigma).score(alpha * x_bar)
+
+    x_bar, log_u, h = x * math.sqrt(1.0 + math.exp(high)), 0.5 * high, 0.5 * (low - high) / steps
+    for _ in range(steps):
+        a = slope(log_u, x_bar)
+        b = slope(log_u + h / 2, x_bar + h / 2 * a)
+        c = slope(log_u + h / 2, x_bar + h / 2 * b)
+        d = slope(log_u + h, x_bar + h * c)
+        x_bar, log_u = x_bar + h / 6 * (a + 2 * b + 2 * c + d), log_u + h
+    return x_bar / math.sqrt(1.0 + math.exp(low))
+
+
 class OracleNet(nn.Module):
     """E[·|x_t] for a mixture: (x[B, *D], timestep[B]) → what a perfect net gives; timestep t means ᾱ_{t+1}.
 
+    Between two timesteps log SNR is linear, and so are the weights of Ho et al.'s eq. 7 that "mean" stands for.
     Computed in float64 by numpy and returned in the type of x. `calls` keeps the timesteps it was told. classes is
     the class of each component; with it the net is told a label[B], −1 for none, and gives E[·|x_t, label].
     """
@@ -126,9 +161,9 @@ class OracleNet(nn.Module):
             asked = label.cpu().numpy()[:, None]
             possible = (asked < 0) | (asked == self.classes)
         flat = x.detach().cpu().double().flatten(1).numpy()
-        t = np.rint(self.calls[-1].numpy()).astype(int)
+        t = self.calls[-1].double().numpy()
         t = t[:1, None] if np.all(t == t[0]) else t[:, None]
-        bar = self.alphas_cumprod[t]
+        bar = between(self.alphas_cumprod, t)
         x0 = self.posterior_mean(flat, bar, possible)
         a, s = np.sqrt(bar), np.sqrt(1.0 - bar)
         eps = (flat - a * x0) / s
@@ -139,8 +174,10 @@ class OracleNet(nn.Module):
         elif self.predicts == "v":
             out = a * eps - s * x0
         else:  # Ho et al. eq. 7
-            beta, before = self.betas[t], np.where(t > 0, self.alphas_cumprod[np.maximum(t - 1, 0)], 1.0)
-            out = np.sqrt(before) * beta / s**2 * x0 + np.sqrt(1 - beta) * (1 - before) / s**2 * flat
+            now, before = self.alphas_cumprod, np.concatenate([[1.0], self.alphas_cumprod[:-1]])
+            of_x0 = np.sqrt(before) * self.betas / (1.0 - now)
+            of_xt = np.sqrt(1.0 - self.betas) * (1.0 - before) / (1.0 - now)
+            out = linear(of_x0, t) * x0 + linear(of_xt, t) * flat
         return torch.from_numpy(out).view(x.shape).to(x)
 
 

@@ -247,7 +247,8 @@ def test_what_sample_wrote_is_known_for_it(evaluate, call):
     assert "12 pictures of drawn against the 30 of photos" in out and "features 12/12" in err
     found = record("evaluation/drawn")
     assert (
-        found["samples"]["drawn"]["sampler"] == "dpm++" and found["samples"]["pictures"] == found["pictures"] == 12
+        found["samples"]["drawn"]["sampler"] == "dpm++sde"
+        and found["samples"]["pictures"] == found["pictures"] == 12
     )
     assert evaluate("-n", 12)[0] == 0  # the same pictures, drawn
     assert found["results"]["fid"]["value"] == pytest.approx(results()["fid"], rel=1e-5)

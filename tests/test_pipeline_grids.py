@@ -112,7 +112,7 @@ def test_on_the_command_line(call, run, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = ["sample", "zoo", "-n", "2", "--no-film", "--device", "cpu", "--grid"]
     status, out, _ = call(*quick, "fitted", "--steps", "3")
-    assert status == 0 and "dpm++ with 3 fitted steps" in out and "note" not in out
+    assert status == 0 and "dpm++sde with 3 fitted steps" in out and "note" not in out
     record = json.loads((tmp_path / "samples/zoo/samples.json").read_text())
     assert (record["grid"], record["steps"], record["levels"]) == ("fitted", 3, list(LEVELS[3]))
     write_grids(tmp_path / "g.json", grids("0" * 16))

@@ -67,8 +67,18 @@ def reduced(line: str) -> list[str]:
     for data in arguments:
         if data.startswith("./") and not Path(data).exists():
             tiny.photos(Path(data), size=(20, 24))
+    if name == "evaluate" and "--features" in arguments:  # neighbours and covariances take a few
+        return [
+            name,
+            *("8" if before == "-n" else one for before, one in zip(["", *arguments], arguments, strict=False)),
+        ]
     if name == "evaluate":
         return [name, *arguments, "-n", "2"]
+    if name == "tune":
+        less = without(arguments, {"-n", "--budget"})
+        return [name, *less, "-n", "8", "--evaluations", "2,10", "--samplers", "ddim,dpm++", "--grids", "uniform"]
+    if name == "invert":
+        return [name, *fewer(arguments)]
     if name in ("progressive", "interpolate", "img2img"):
         return [name, *fewer(arguments)]
     if name == "inpaint":
@@ -82,6 +92,7 @@ def reduced(line: str) -> list[str]:
     # the shape of the size stays, as 64x96 becomes 16x24
     less += ["--size", "x".join(str(int(n) // 4) for n in size.split("x")) if size else "16"]
     less += ["--steps", "3", "--batch", "4", "--device", "cpu"]
+    less += ["--train.evaluate-samples", "8"] if "--train.evaluate-every" in arguments else []
     if "--init-from" in arguments:
         return [name, *less]  # the model brings its own net
     less += tiny.NET

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from ddpm.report import words
-from ddpm.report.advice import Shown, advise
+from ddpm.report.advice import advise
+from ddpm.report.shown import Shown
+from ddpm.report.trouble import Sign
 from ddpm.store import Facts
 from tiny import config
 
@@ -26,7 +28,7 @@ def records(mse=None, **values):
 def shown(**changes):
     """A run about which there is nothing to say."""
     made = config(train__steps=1000, train__batch=100)
-    return replace(Shown("runs/zoo", "", made, FACTS, 1000, (), "complete", records(), 0.0), **changes)
+    return replace(Shown("runs/zoo", "", made, FACTS, 1000, (), "complete", records()), **changes)
 
 
 def advice(**changes):
@@ -46,7 +48,7 @@ def test_a_stopped_run_is_gone_on_with():
 
 
 def test_nothing_is_said_of_a_run_that_has_not_begun():
-    assert advise(shown(step=0, records=[], state="running", copied=None)) == []
+    assert advise(shown(step=0, records=[], state="running", signs=())) == []
 
 
 @pytest.mark.parametrize("count, step, speaks", [(500, 1000, True), (60_000, 1000, False), (3_000, 10_000, True)])
@@ -55,9 +57,63 @@ def test_few_pictures_are_named(count, step, speaks):
     assert ("Give it more pictures" in found) == speaks
 
 
-@pytest.mark.parametrize("copied, speaks", [(None, False), (0.0, False), (0.04, False), (0.05, True), (1.0, True)])
-def test_copies_are_named(copied, speaks):
-    assert ("Look for memorised pictures" in advice(copied=copied)) == speaks
+COPIES = Sign("copies", "Samples are nearer to single training pictures than held-out pictures are.")
+HEART = Sign("by heart", "In the cleanest quarter of the noise levels the error is above.")
+RISEN = Sign("risen", "In the noisiest quarter the error has risen.")
+TINT = Sign("colour", "Samples are tinted red.")
+SPREAD = Sign("spread", "Samples are all of much the same brightness.")
+SIGNS = (COPIES, HEART, RISEN, TINT, SPREAD)
+
+
+@pytest.mark.parametrize(
+    "sign, what, command",
+    [
+        (COPIES, "Keep it from copying pictures", "--net.dropout 0.2"),
+        (HEART, "Stop earlier, or regularise", "--net.dropout 0.2"),
+        (RISEN, "Lower the learning rate", "--lr 1.0e-04"),
+        (TINT, "Mend the brightness", "--optimizer.ema"),
+        (SPREAD, "Mend the brightness", "--optimizer.ema"),
+    ],
+)
+def test_every_sign_has_a_remedy(sign, what, command):
+    made = config(train__steps=1000, train__batch=100, optimizer__lr=2e-4)
+    found = advice(signs=(sign,), config=made)
+    assert set(found) == {what, "Draw pictures from it"}
+    assert sign.what in found[what].why and command in found[what].command
+
+
+def test_a_remedy_is_what_is_not_done_yet():
+    made = config(train__steps=1000, train__batch=100, data__channels=3)
+    for changes, said in (
+        ({"denoiser__predicts": "eps"}, "--denoiser.predicts v"),
+        ({"denoiser__predicts": "v", "denoiser__clip": False}, "--denoiser.clip"),
+        ({"denoiser__predicts": "v", "chain__schedule": "linear"}, "--chain.schedule cosine"),
+        (
+            {"denoiser__predicts": "v", "chain__schedule": "cosine", "optimizer__ema": 0.99},
+            "--optimizer.ema 0.9975",
+        ),
+    ):
+        one = advice(signs=(TINT, SPREAD), config=made.with_(**changes))["Mend the colours"]
+        assert one.why.startswith(f"{TINT.what} {SPREAD.what}") and said in one.command
+        assert "ddpm sample runs/zoo --steps 100" in one.why
+
+
+def test_colours_of_a_model_that_saw_little_are_a_matter_of_time():
+    found = advice(signs=(TINT,), step=100, config=config(train__steps=1000, train__batch=100), state="running")
+    assert TINT.what in found["Train for longer"].why and not found["Train for longer"].command
+    stopped = advice(signs=(TINT,), step=100, config=config(train__steps=100, train__batch=100))
+    assert stopped["Train for longer"].command and "Mend the brightness" not in stopped
+
+
+def test_what_two_rules_advise_is_said_once():
+    held = [{"step": s, "held_out": v, "trained_on": 0.1} for s, v in [(100, 0.5), (200, 0.3), (300, 0.4)]]
+    found = [one.what for one in advise(shown(records=[*records(), *held], signs=(HEART, RISEN, COPIES)))]
+    assert found == [
+        "Keep it from copying pictures",
+        "Stop earlier, or regularise",
+        "Lower the learning rate",
+        "Draw pictures from it",
+    ]
 
 
 def test_a_rising_error_on_held_out_pictures_is_named():
@@ -76,6 +132,15 @@ def test_a_falling_error_asks_for_more_steps_and_noise_does_not():
         flat = 0.5 + np.random.default_rng(seed).normal(0, 0.02, 100)
         assert "Train for longer" not in advice(records=records(flat))
     assert "Train for longer" not in advice(records=records(np.linspace(1.0, 0.1, 100)), state="running")
+
+
+def test_what_is_learnt_by_heart_is_no_reason_to_go_on():
+    falling = records(np.linspace(1.0, 0.1, 100) + np.random.default_rng(0).normal(0, 0.01, 100))
+    assert "Train for longer" in advice(records=falling, signs=(RISEN,))
+    for sign in (COPIES, HEART):
+        assert "Train for longer" not in advice(records=falling, signs=(sign,))
+    held = [{"step": s, "held_out": v, "trained_on": 0.1} for s, v in [(100, 0.5), (200, 0.3), (300, 0.4)]]
+    assert "Train for longer" not in advice(records=[*falling, *held])
 
 
 def test_of_the_bound_it_is_the_bound_that_counts():
@@ -165,7 +230,7 @@ def test_every_command_is_one_a_shell_reads_back():
             state="stopped",
             step=900,
             facts=Facts("my photos", 100, ("a b", "c"), (0.99, 0.01), skipped=2),
-            copied=0.5,
+            signs=SIGNS,
             records=records(np.linspace(1, 0.1, 100), gradient=np.full(100, 7)),
         )
     )
@@ -209,7 +274,15 @@ def test_every_command_is_one_that_ddpm_has():
     made = config(train__steps=1000, train__batch=10)
     few = Facts("zoo", 100, ("a b", "c"), (0.99, 0.01), skipped=2)
     log = records(np.linspace(1, 0.1, 100), gradient=np.full(100, 7))
-    found = advise(shown(config=made, facts=few, copied=0.5, records=log, plan=("--size asks for more",)))
+    found = advise(
+        shown(
+            config=made,
+            facts=few,
+            signs=SIGNS,
+            records=log,
+            plan=("--size asks for more",),
+        )
+    )
     found += advise(shown(state="stopped"))
     found += advise(shown(config=made.with_(loss__kind="hybrid", denoiser__variance="learned_range")))
     commands = [shlex.split(one.command) for one in found if one.command]
@@ -295,7 +368,7 @@ def classifier(looks=(), **changes):
     made = config(train__steps=1000, train__batch=100, train__task="classifier", data__holdout="0.1")
     lines = [{"step": 10 * (i + 1), "loss": 0.1, "accuracy": 0.9} for i in range(100)]
     lines += [{"step": s, "held_out_accuracy": a, "trained_on_accuracy": b} for s, a, b in looks]
-    return advice(**{"config": made, "records": lines, "copied": None, **changes})
+    return advice(**{"config": made, "records": lines, "signs": (), **changes})
 
 
 def test_a_good_classifier_is_told_how_to_guide():

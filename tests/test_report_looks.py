@@ -1,4 +1,4 @@
-"""What a report measures: against numpy by hand, and against formulas."""
+"""What a report asks of a model: against formulas."""
 
 import numpy as np
 import pytest
@@ -6,120 +6,10 @@ import torch
 from torch import nn
 
 from ddpm.chain import make_chain
-from ddpm.data import load, open_source
 from ddpm.denoiser import Denoiser
 from ddpm.loading import load as load_model
 from ddpm.report import looks
 from tiny import run
-
-
-def random_pixels(count, shape=(3, 6, 5), seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
-
-
-@pytest.fixture
-def made(tmp_path):
-    """Makes pictures of exactly these pixels."""
-
-    def make(pixels):
-        np.savez(tmp_path / "set.npz", images=pixels.transpose(0, 2, 3, 1))
-        source = open_source(tmp_path / "set.npz")
-        return load(source, pixels.shape[2:], pixels.shape[1], cache=tmp_path / "cache")
-
-    return make
-
-
-def distances(samples, pixels):
-    """Root mean square differences in grey levels, float64 [S, N]."""
-    difference = samples[:, None].astype(float) - pixels[None].astype(float)
-    return np.sqrt((difference**2).mean(axis=(2, 3, 4)))
-
-
-def test_the_nearest_pictures_are_the_nearest(made):
-    pixels, samples = random_pixels(700), random_pixels(9, seed=1)
-    found = looks.nearest(samples, made(pixels), mirrored=False)
-    every = distances(samples, pixels)
-    np.testing.assert_array_equal(found.index, every.argsort(1)[:, :3])
-    np.testing.assert_allclose(found.distance, np.sort(every, 1)[:, :3], atol=1e-3)
-    assert found.looked == 700 and not found.copied.any()
-
-
-def test_training_pictures_are_compared_with_the_others_only(made):
-    pixels = random_pixels(40)
-    pixels[7] = pixels[3]  # a duplicate is another one
-    found = looks.nearest(random_pixels(2, seed=1), made(pixels), mirrored=False)
-    every = distances(pixels, pixels)
-    np.fill_diagonal(every, np.inf)
-    np.testing.assert_allclose(np.sort(found.apart), np.sort(every.min(1)), atol=1e-3)
-
-
-def test_a_copy_is_found_and_is_zero_apart(made):
-    pixels, samples = random_pixels(300), random_pixels(4, seed=1)
-    samples[2] = pixels[123]
-    found = looks.nearest(samples, made(pixels), mirrored=False)
-    assert found.copied.tolist() == [False, False, True, False]
-    assert found.index[2, 0] == 123 and found.distance[2, 0] == 0.0
-
-
-def test_a_mirrored_copy_is_found_where_training_mirrored(made):
-    pixels, samples = random_pixels(300), random_pixels(4, seed=1)
-    samples[1] = pixels[200][..., ::-1]
-    assert not looks.nearest(samples, made(pixels), mirrored=False).copied.any()
-    found = looks.nearest(samples, made(pixels), mirrored=True)
-    assert found.copied.tolist() == [False, True, False, False]
-    assert found.index[1, 0] == 200 and found.distance[1, 0] == 0.0
-    either = np.minimum(distances(samples, pixels), distances(samples[..., ::-1], pixels))
-    np.testing.assert_allclose(found.distance[:, 0], either.min(1), atol=1e-3)
-
-
-def test_a_likely_copy_follows_the_published_rule(made):
-    """Nearer than half the mean distance to the 50 nearest."""
-    pixels = random_pixels(200)
-    samples = []
-    for noise in (4.0, 30.0, 45.0, 60.0, 90.0):
-        blurred = pixels[5] + np.random.default_rng(2).normal(0, noise, pixels[5].shape)
-        samples.append(blurred.clip(0, 255).round().astype(np.uint8))
-    samples = np.stack(samples)
-    every = np.sort(distances(samples, pixels), 1)
-    expected = every[:, 0] < 0.5 * every[:, :50].mean(1)
-    assert 0 < expected.sum() < 5
-    np.testing.assert_array_equal(looks.nearest(samples, made(pixels), mirrored=False).copied, expected)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 30])
-def test_a_few_pictures_are_no_trouble(made, count):
-    found = looks.nearest(random_pixels(5, seed=1), made(random_pixels(count)), mirrored=True)
-    assert found.index.shape == (5, min(3, count)) and np.isfinite(found.distance).all()
-    assert len(found.apart) == (0 if count == 1 else count)
-
-
-def test_only_so_many_are_looked_at_spread_over_all(made):
-    pixels = random_pixels(400)
-    found = looks.nearest(random_pixels(3, seed=1), made(pixels), mirrored=False, most=100)
-    assert found.looked == 100
-    assert set(found.index.ravel() % 4) == {0}
-
-
-def test_large_pictures_are_compared_in_smaller_portions(made, monkeypatch):
-    """With room for a few pictures at once, and for few in all, the result is that of the pictures looked at."""
-    pixels, samples = random_pixels(300), random_pixels(3, seed=1)
-    monkeypatch.setattr(looks, "_CHUNK", 7 * 90 + 1)
-    monkeypatch.setattr(looks, "_NUMBERS", 150 * 90)
-    found = looks.nearest(samples, made(pixels), mirrored=False)
-    assert found.looked == 150
-    every = distances(samples, pixels[::2])
-    np.testing.assert_array_equal(found.index, 2 * every.argsort(1)[:, :3])
-
-
-@pytest.mark.parametrize("total, count", [(10, 3), (3, 10), (7, 7), (1, 1), (0, 4)])
-def test_numbers_are_spread_evenly(total, count):
-    chosen = looks.spread_over(total, count)
-    assert len(chosen) == min(total, count) == len(set(chosen.tolist()))
-    assert all(0 <= k < total for k in chosen)
-    if len(chosen) > 1:
-        gaps = np.diff(chosen)
-        assert gaps.min() >= 1 and gaps.max() - gaps.min() <= 1
-
 
 # -- denoising -----------------------------------------------------------------------------------------------
 
@@ -193,6 +83,8 @@ def test_samples_are_those_of_their_class(tmp_path):
     again = model.sample(12, steps=3, label=[0] * 4 + [1] * 4 + [2] * 4)
     np.testing.assert_array_equal(drawn.of(1), again.pixels[4:8])
     assert drawn.seconds > 0
+    assert looks.how_drawn(drawn.samples) == "3 steps of DPM-Solver++"
+    assert looks.how_drawn(model.sample(1, sampler="ddim", steps=1)) == "1 step of DDIM"
 
 
 @pytest.mark.parametrize("count, each", [(1, 2), (6, 2), (300, 8)])

@@ -26,6 +26,7 @@ COMMANDS = {
         "ddpm.commands.inpaint",
         "paint a part of a picture anew: ddpm inpaint MODEL PICTURE --mask centre",
     ),
+    "invert": ("ddpm.commands.invert", "the noise a picture is made of: ddpm invert MODEL PICTURE"),
     "img2img": ("ddpm.commands.img2img", "draw a picture again, from noise: ddpm img2img MODEL PICTURE --t 400"),
     "convert": (
         "ddpm.commands.convert",

@@ -16,14 +16,14 @@ from ddpm.grids import Grid
 from ddpm.respacing import known
 from ddpm.samplers import Sampler, make_sampler
 
-DEFAULT = "dpm++"
+DEFAULT = "dpm++sde"
 """The sampler that is taken unless one is asked for."""
 USUAL: dict[str, tuple[int | None, str]] = {
     "ddpm": (None, "uniform"),
     "ddim": (50, "uniform"),
-    "dpm++": (20, "log-snr"),
-    "dpm++sde": (20, "log-snr"),
-    "heun": (10, "edm"),
+    "dpm++": (20, "trailing"),
+    "dpm++sde": (20, "trailing"),
+    "heun": (10, "log-snr"),
     "pc": (None, "uniform"),
 }
 """Of each sampler the number of steps, None for all, and the grid."""

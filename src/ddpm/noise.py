@@ -47,6 +47,8 @@ class Purpose(IntEnum):
     KNOWN = 13
     RENOISE = 14
     STAGE = 15
+    PROBE = 16
+    DEQUANTISE = 17
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -9,76 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
-import torch
 from PIL import Image
 
-from ddpm.classes import Classes
 from ddpm.data.given import Given, brought, parted
-from ddpm.denoiser import Denoiser
 from ddpm.editing import Edits, edit
 from ddpm.errors import UserError
-from ddpm.grids import Grid, choose_grid
 from ddpm.guidance import NO_CLASS
 from ddpm.guide import UNGUIDED, Guide
 from ddpm.inpainting import Inpainting, inpaint
 from ddpm.interpolation import LAMBDAS, Interpolation, Mode, check_shares, interpolate
+from ddpm.inverting import Inversion, invert
 from ddpm.method import Method, Steps
-from ddpm.nets.levels import check_size
+from ddpm.model import Model
 from ddpm.progressive import Completions, Progressive, completions, progressive
 from ddpm.samples import Samples
-from ddpm.store import Description
-from ddpm.tuned import NAME as TUNED
-from ddpm.tuned import resolved
-from ddpm.upsampling import check_base, enlarged, followed, source_of, stage_seed, told, without_class
-from ddpm.walks import Progress, Walks, check_count, levels_of, usual_batch
+from ddpm.upsampling import check_base, enlarged, followed, source_of, told, without_class
+from ddpm.walks import Progress, check_count, levels_of
 
 
-class Pipeline:
-    """A denoiser with all that is needed to use it: classes and their frequencies, the pictures' size.
-
-    `grids` is where its run has, or would have, the grids fitted to it; None for a model that is no run's. `tuned`
-    likewise is where it has the methods found best for it; it may be set to another tuned.json, or to None.
-    """
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        description: Description,
-        name: str,
-        checkpoint: str = "",
-        grids: Path | None = None,
-    ):
-        self.denoiser, self.description, self.name, self.checkpoint = denoiser, description, name, checkpoint
-        self.grids = grids
-        self.tuned = grids.with_name(TUNED) if grids else None
-        self.notes: list[str] = []
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes; none for an unconditional model."""
-        return self.description.facts.classes
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width the model was trained at."""
-        return self.description.config.data.size
-
-    @property
-    def device(self) -> torch.device:
-        """Where the net is."""
-        return next(self.denoiser.net.parameters()).device
-
-    def class_number(self, label: str | int, guide: Guide = UNGUIDED) -> int:
-        """The number of a class given by number or name; of a guide's classifier where the model has none."""
-        return self.known_classes(guide).number(label)
-
-    def known_classes(self, guide: Guide = UNGUIDED) -> Classes:
-        """The classes that can be asked for: the model's, or those a classifier guides it to."""
-        names = self.classes or (guide.by_classifier.classes if guide.by_classifier else ())
-        return Classes(self.name, names, self.description.facts.frequencies)
+@final
+class Pipeline(Model):
+    """What a model can do."""
 
     def sample(
         self,
@@ -102,7 +56,7 @@ class Pipeline:
 
         Args:
             sampler, steps, grid: see `method`. Left out, they are what `ddpm tune` found best for the run (of
-                `steps` evaluations, if that is given), or else 20 steps of dpm++.
+                `steps` evaluations, if that is given), or else 20 steps of dpm++sde.
             label: a class by name or number, for all or one each; by default drawn as often as in the data.
             size: another height and width than trained at.
             batch: pictures computed at once; by default fewer of larger ones.
@@ -114,7 +68,7 @@ class Pipeline:
         """
         check_count(n, first)
         small = told(self.name, self.description.config, low, n)
-        walks = self._walks(n, Method(sampler, steps, grid, options), seed, size, batch, guide)
+        walks = self.walks(n, Method(sampler, steps, grid, options), seed, size, batch, guide)
         known, free = self.known_classes(guide), self.description.config.train.label_drop > 0
         if small is not None and label is None:
             labels = without_class(self.name, known.names, free and not guide.by_classifier, n)
@@ -188,9 +142,9 @@ class Pipeline:
 
         The levels lie evenly over the steps, the first and the last among them; the rest as in `sample`.
         """
-        self._alone("progressive")
+        self.check_alone("progressive")
         check_count(n, first)
-        walks = self._walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
+        walks = self.walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
         classes = self.known_classes(guide)
         labels = classes.labels(n, first, seed, label)
         return progressive(walks, n, first, labels, classes.names, shown, progress)
@@ -219,9 +173,9 @@ class Pipeline:
             label: a class by name or number; by default that picture's own.
             guide: as in `sample`.
         """
-        self._alone("progressive")
+        self.check_alone("progressive")
         check_count(n, first)
-        walks = self._walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
+        walks = self.walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
         classes = self.known_classes(guide)
         labels = classes.labels(1, first, seed, label)
         return completions(walks, n, levels_of(t), first, labels, classes.names, progress)
@@ -253,11 +207,11 @@ class Pipeline:
             steps: of the whole chain, as in `sample`; those from t down are walked.
             label: for a model with classes, one for all, or a's (where λ < ½) and b's (from there on).
         """
-        self._alone("interpolate")
+        self.check_alone("interpolate")
         shares = check_shares(lambdas, mode)
         data = self.description.config.data
         sources = brought(a, data, "the first picture"), brought(b, data, "the second picture")
-        walks = self._walks(len(shares), Method(sampler, steps, grid, options), seed, batch=batch)
+        walks = self.walks(len(shares), Method(sampler, steps, grid, options), seed, batch=batch)
         if self.classes and label is None:
             raise UserError(f"--class: {self.name} draws by class; give one, or that of each of the two pictures")
         ends = self.known_classes().labels(2, 0, seed, label)
@@ -295,12 +249,12 @@ class Pipeline:
             steps: levels of the chain as in `sample`; by default 250 for ddpm.
             label: the class, which a model with classes is told.
         """
-        self._alone("inpaint")
+        self.check_alone("inpaint")
         check_count(n, 0)
         source, hole = parted(image, mask, self.description.config.data, invert=invert)
         if steps is None and sampler == "ddpm":
             steps = min(250, self.denoiser.native.T)
-        walks = self._walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
+        walks = self.walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
         classes = self.known_classes(guide)
         return inpaint(walks, source, hole, n, jump, resample, classes.one(label), classes.names, progress)
 
@@ -328,68 +282,40 @@ class Pipeline:
             steps: of the whole chain, as in `sample`; those from t down are walked.
             label: the class, which a model with classes is told.
         """
-        self._alone("img2img")
+        self.check_alone("img2img")
         check_count(n, 0)
         source = brought(image, self.description.config.data, "the picture")
-        walks = self._walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
+        walks = self.walks(n, Method(sampler, steps, grid, options), seed, batch=batch, guide=guide)
         classes = self.known_classes(guide)
         levels = [max(1, self.denoiser.native.T // 2)] if t is None else levels_of(t)
         return edit(walks, source, levels, n, classes.one(label), classes.names, progress)
 
-    def fitted(self, steps: Steps = None, grid: str | Path = "fitted") -> Grid:
-        """The fitted grid of so many steps, by default of 50; of the run, or of a grids.json.
-
-        UserError if there is none. Where it was fitted to something else, `notes` says so.
-        """
-        T = self.denoiser.native.T
-        if steps is None:
-            steps = min(50, T)
-        if not str(steps).strip().isdecimal():
-            raise UserError(f"--steps {steps}: a fitted grid takes a number of steps, as 20")
-        grids, path = choose_grid(grid, self.grids, self.name, T)
-        found = grids.grid(int(str(steps)))
-        for note in grids.differences(path, self.checkpoint, self.denoiser.variance):
-            if note not in self.notes:
-                self.notes.append(note)
-        return found
-
-    def chosen(self, method: Method) -> Method:
-        """A method with nothing left open, as this model would walk it; `notes` says if another was tuned."""
-        return resolved(method, self.denoiser.native.T, self.tuned, self.checkpoint, self.notes)[0]
-
-    def _walks(
+    def invert(
         self,
-        n: int,
-        method: Method,
-        seed: int,
-        size: tuple[int, int] | None = None,
+        images: Given | Sequence[Given],
+        *,
+        steps: Steps = 100,
+        grid: str | Path | None = None,
+        refinements: int = 0,
+        label: str | int | Sequence[str | int] | None = None,
         batch: int | None = None,
+        progress: Progress | None = None,
         guide: Guide = UNGUIDED,
-    ) -> Walks:
-        """The walks of n pictures, and the record of how they are made."""
-        if batch is not None and batch < 1:
-            raise UserError(f"--batch {batch}: is at least 1")
-        height, width = size or self.size
-        if min(height, width) < 1:
-            raise UserError(f"size {height} x {width}: is at least 1 x 1")
-        native, config = self.denoiser.native, self.description.config
-        method, winner = resolved(method, native.T, self.tuned, self.checkpoint, self.notes)
-        model = self.denoiser.on(method.chain(native, self.fitted))
-        model = model.guided(guide.guidance(self.name, self.description, (height, width), native.T)).eval()
-        check_size((height, width), getattr(model.net, "stride", 1))
-        about = {"model": self.name, "checkpoint": self.checkpoint, "seed": seed}
-        about |= {**method.about(native, model.chain), **guide.about()}
-        about |= {"tuned": winner.setting.evaluations} if winner else {}
-        if config.train.task == "upsampler":
-            seed = stage_seed(seed, (height, width))
-        # guided, each picture is asked for twice, or a classifier keeps what its gradient needs
-        usual = max(1, usual_batch(self.device, (height, width)) // (2 if model.guidance else 1))
-        shape = (config.data.channels, height, width)
-        return Walks(model, method.make(), seed, shape, min(n, batch or usual), about)
+    ) -> Inversion:
+        """The noise that DDIM makes the given pictures of, and what it gives back (Song et al. 2020, section 4.3).
 
-    def _alone(self, what: str) -> None:
-        """UserError for a model that draws nothing without a small picture."""
-        if self.description.config.train.task == "upsampler":
-            raise UserError(
-                f"{self.name}: enlarges small pictures; ddpm {what} takes a model that draws by itself"
-            )
+        Args:
+            images: one or several, as in `img2img`.
+            refinements: evaluations more at each step, after which the way back meets the way there more closely.
+            label: for a model with classes, one for all or one each.
+        """
+        self.check_alone("invert")
+        several = [images] if isinstance(images, (np.ndarray, Image.Image)) else images
+        data = self.description.config.data
+        sources = np.stack([brought(one, data, "the picture") for one in several])
+        walks = self.walks(len(sources), Method("ddim", steps, grid), 0, batch=batch, guide=guide)
+        classes = self.known_classes(guide)
+        if classes.names and label is None:
+            raise UserError(f"--class: {self.name} draws by class; say of which the pictures are")
+        labels = classes.labels(len(sources), 0, 0, label)
+        return invert(walks, sources, refinements, labels, classes.names, progress)

@@ -16,7 +16,8 @@ from ddpm.commands.picture import by_name, class_of, decoded
 
 _DESCRIPTION = (
     "Draws the pictures between two: both are noised to level t with the same noise, mixed there, and walked back "
-    "down. The higher t, the more the model makes up of its own; at t = T it makes up everything."
+    "down. The higher t, the more the model makes up of its own; at t = T it makes up everything. By "
+    "ancestral sampling, unless told otherwise."
 )
 
 

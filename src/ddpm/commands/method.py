@@ -46,15 +46,18 @@ class MethodOptions:
     """How pictures are drawn."""
 
     sampler: Annotated[
-        SamplerName | None, unset(_NAMES, "what ddpm tune found best, else dpm++; see above where not")
+        SamplerName | None, unset(_NAMES, "what ddpm tune found best, else dpm++sde; see above where not")
     ] = None
     """dpm++ is DPM-Solver++ 2M, dpm++sde its SDE form; ddpm ancestral sampling; ddim deterministic; heun EDM's
     solver, two evaluations a step; pc a predictor with Langevin corrections."""
     steps: Annotated[
-        str | None, unset("STEPS", "20 for dpm++, 50 for ddim and fitted, 10 for heun, all for ddpm and pc")
+        str | None,
+        unset("STEPS", "20 for dpm++ and dpm++sde, 50 for ddim and fitted, 10 for heun, all for ddpm and pc"),
     ] = None
     """How many: 20, or of each section of the chain: 10,15,20, or a whole stride: ddim25."""
-    grid: Annotated[str | None, unset("GRID", "log-snr for dpm++, edm for heun, else uniform")] = None
+    grid: Annotated[
+        str | None, unset("GRID", "trailing for dpm++ and dpm++sde, log-snr for heun, else uniform")
+    ] = None
     """Which levels: uniform, trailing, quadratic, log-snr, edm (or edm:RHO), fitted (by ddpm evaluate --metrics
     grid), or a grids.json."""
     own: Annotated[OwnOptions, METHOD] = OwnOptions()

@@ -16,7 +16,7 @@ from ddpm.errors import UserError
 
 _DESCRIPTION = (
     "Draws how pictures come into being: x_t along the walk from noise, above the picture x̂_0 the model sees in "
-    "it. With --share, what other walks make of the same x_t."
+    "it. With --share, what other walks make of the same x_t, by ancestral sampling unless told otherwise."
 )
 
 

@@ -36,8 +36,8 @@ class Options:
     is complete or Ctrl-C."""
     samples: Annotated[int, tyro.conf.arg(metavar="N")] = 40
     """Pictures drawn for it."""
-    steps: Annotated[int, tyro.conf.arg(metavar="N")] = 25
-    """Steps of DDIM for each."""
+    steps: Annotated[int, tyro.conf.arg(metavar="N")] = 20
+    """Steps for each, by the sampler that the run takes unless asked otherwise."""
     device: Annotated[str | None, unset("DEVICE", "a GPU if there is one")] = None
     """cpu, cuda or mps."""
 
@@ -95,12 +95,12 @@ def open_pictures(description: Description) -> tuple[Pictures | None, str]:
 
 
 def open_held_out(description: Description) -> Pictures | None:
-    """What an upsampler's report shows if it is there and still the same; it shows training pictures otherwise."""
+    """The pictures held out of the run's training, if they are there and still the same."""
     from ddpm.commands.planning import decoded
     from ddpm.data import open_sources
 
     config, facts = description.config, description.facts
-    if config.train.task != "upsampler" or not config.data.path or not config.data.holdout:
+    if config.train.task == "classifier" or not config.data.path or not config.data.holdout:
         return None
     try:
         _, source = open_sources(config.data.path, config.data.labels, config.data.holdout)

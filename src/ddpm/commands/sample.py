@@ -43,7 +43,7 @@ class Options:
     """Picture k of a seed is always the same; every upsampler makes noise of its own from it."""
     label: Annotated[str | None, unset("CLASS", "drawn as often as in the data", name="class")] = None
     """A class by number or name, for all."""
-    upsample_sampler: Annotated[SamplerName | None, unset("SAMPLER", "dpm++", name="upsample-sampler")] = None
+    upsample_sampler: Annotated[SamplerName | None, unset("SAMPLER", "dpm++sde", name="upsample-sampler")] = None
     """The same of the upsamplers; all other options of sampling and guidance are of MODEL."""
     upsample_steps: Annotated[str | None, unset("STEPS", "as of --steps", name="upsample-steps")] = None
     """Of every upsampler."""

@@ -103,16 +103,24 @@ def charts(*parts: str) -> str:
     return f'<div class="charts">{"".join(parts)}</div>\n'
 
 
-def chart(title: str, drawing: str, series: Sequence[Series], caption: str, ordered: bool = False) -> str:
+def chart(
+    title: str,
+    drawing: str,
+    series: Sequence[Series],
+    caption: str,
+    ordered: bool = False,
+    values: Sequence[str] | None = None,
+) -> str:
     """A drawn chart with its title, its lines' names and last values, and what it means; "" without a drawing.
 
-    ordered: the lines have an order, which their colours show.
+    ordered: the lines have an order, which their colours show. values: what stands beside the names instead.
     """
     if not drawing:
         return ""
+    if values is None:
+        values = [number(line.points()[-1][1]) if line.points() else "–" for line in series]
     names = "".join(
-        f"<li>{escape(line.name)} <b>{number(line.points()[-1][1]) if line.points() else '–'}</b></li>"
-        for line in series
+        f"<li>{escape(line.name)} <b>{escape(value)}</b></li>" for line, value in zip(series, values, strict=True)
     )
     ramp = ' class="ramp"' if ordered else ""
     return (

@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-from ddpm.config import Config
-from ddpm.report import words
-from ddpm.store import Facts
+from ddpm.report import remedies, words
+from ddpm.report.shown import WORTH_LOOKING, Advice, Shown, again, number
 from ddpm.units import counted
 
-_WORTH_LOOKING = 50_000  # pictures seen before a model of small pictures is worth looking at (ddpm.plan)
 _FEW = 2_000
 _MANY_PASSES = 300
 _SMALLER = "--size asks for more"  # what the plan says where the pictures are larger than it took them
@@ -22,38 +18,19 @@ _SURELY = 0.04  # between two accuracies of 1,024 looks each: more than chance
 _FALLING = 0.01  # a loss that falls by less over a fifth of the training has settled
 
 
-class Advice(NamedTuple):
-    """What to do, why, and how."""
-
-    what: str
-    why: str
-    command: str = ""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the rules look at.
-
-    command: what made the run. copied: share of the samples that are copies, None where it was not measured.
-    """
-
-    folder: str
-    command: str
-    config: Config
-    facts: Facts
-    step: int
-    plan: Sequence[str]
-    state: str
-    records: Sequence[dict[str, Any]]
-    copied: float | None = None
-
-
 def advise(shown: Shown) -> list[Advice]:
     """Every rule that applies, the most pressing first; how to draw samples stands last, as it always applies."""
-    drawn = (_stopped, _few_pictures, _copies, _held_out, _few_seen, _falling, _clipped, _balance, _skipped)
+    drawn = (
+        *(_stopped, _few_pictures, remedies.copies, _held_out, remedies.quarters, _few_seen, _falling),
+        *(remedies.colours, _clipped, remedies.risen, _balance, _skipped),
+    )
     classified = (_stopped, _unmeasured, _by_heart, _few_pictures, _falling, _balance, _skipped)
     classifies = shown.config.train.task == "classifier"
-    found = [one for rule in (classified if classifies else drawn) if (one := rule(shown)) is not None]
+    found: list[Advice] = []
+    for rule in classified if classifies else drawn:
+        one = rule(shown)
+        if one is not None and one.what not in [other.what for other in found]:
+            found.append(one)
     if classifies:
         return [*found, _guide(shown)] if shown.step else found
     if shown.state == "complete" and any(_SMALLER in reason for reason in shown.plan):
@@ -89,17 +66,6 @@ def _few_pictures(shown: Shown) -> Advice | None:
     )
 
 
-def _copies(shown: Shown) -> Advice | None:
-    if not shown.copied or shown.copied < 0.05:
-        return None
-    return Advice(
-        "Look for memorised pictures",
-        f"{shown.copied:.0%} of the samples looked at lie much nearer to one training picture than to the rest. "
-        "Train for fewer steps, with more pictures, or with dropout.",
-        _again(shown, f"--steps {shown.config.train.steps} --net.dropout 0.2", "dropout"),
-    )
-
-
 def _held_out(shown: Shown) -> Advice | None:
     points = [(r["step"], r["held_out"]) for r in shown.records if number(r.get("held_out")) is not None]
     if len(points) < 3:
@@ -112,7 +78,7 @@ def _held_out(shown: Shown) -> Advice | None:
         "Stop earlier, or regularise",
         f"The error on held-out pictures was lowest at step {best_step:,} ({best:.4f}) and is {last:.4f} now: "
         "since then the net has been learning the training pictures rather than their kind.",
-        _again(shown, f"--steps {shown.config.train.steps} --net.dropout 0.2", "dropout"),
+        again(shown, f"--steps {shown.config.train.steps} --net.dropout 0.2", "dropout"),
     )
 
 
@@ -142,7 +108,7 @@ def _by_heart(shown: Shown) -> Advice | None:
         "Keep it from learning pictures by heart",
         f"It is right about {last[1]:.1%} of held-out pictures, at step {best[0]:,} about {best[1]:.1%}, and "
         f"about {last[2]:.1%} of those trained on. What helps: {', '.join(what)}, more pictures, or fewer steps.",
-        _again(
+        again(
             shown,
             f"--steps {shown.config.train.steps} {change}--optimizer.weight-decay {decay:g}",
             "regularised",
@@ -158,25 +124,27 @@ def _unmeasured(shown: Shown) -> Advice | None:
         "Hold some pictures out",
         "How often it is right about pictures it never saw cannot be told, and so not whether it knows the "
         "classes or the pictures.",
-        _again(shown, f"--steps {shown.config.train.steps} --holdout 0.05", "held-out"),
+        again(shown, f"--steps {shown.config.train.steps} --holdout 0.05", "held-out"),
     )
 
 
 def _few_seen(shown: Shown) -> Advice | None:
     seen = shown.step * shown.config.train.batch
-    if shown.state == "running" or seen >= _WORTH_LOOKING or not seen:
+    if shown.state == "running" or seen >= WORTH_LOOKING or not seen:
         return None
-    factor = math.ceil(_WORTH_LOOKING / seen)
+    factor = math.ceil(WORTH_LOOKING / seen)
     return Advice(
         "Train for longer",
-        f"The net has seen {seen:,} pictures; shapes become worth looking at from about {_WORTH_LOOKING:,} on.",
-        _again(shown, f"--steps {factor * shown.step}", "longer"),
+        f"The net has seen {seen:,} pictures; shapes become worth looking at from about {WORTH_LOOKING:,} on.",
+        again(shown, f"--steps {factor * shown.step}", "longer"),
     )
 
 
 def _falling(shown: Shown) -> Advice | None:
     """Compares the last fifth of the log with the fifth before it; the difference must exceed its own error."""
-    if shown.state == "running" or shown.step * shown.config.train.batch < _WORTH_LOOKING:
+    if shown.state == "running" or shown.step * shown.config.train.batch < WORTH_LOOKING:
+        return None
+    if remedies.told(shown, "copies", "by heart") or _held_out(shown):  # what falls is what it learns by heart
         return None
     # Of the bound the error is an importance-weighted by-product, much noisier than what is minimised.
     bound = shown.config.loss.kind == "vlb"
@@ -193,7 +161,7 @@ def _falling(shown: Shown) -> Advice | None:
     return Advice(
         "Train for longer",
         f"The {_SAID[key]} still fell, by {drop:.1%} over the last fifth of the training.",
-        _again(shown, f"--steps {2 * shown.config.train.steps}", "longer"),
+        again(shown, f"--steps {2 * shown.config.train.steps}", "longer"),
     )
 
 
@@ -209,9 +177,7 @@ def _clipped(shown: Shown) -> Advice | None:
         "Lower the learning rate",
         f"In most of the second half of the training the gradient was longer than --optimizer.clip {limit:g} and "
         "was shortened, a sign of steps that are too large.",
-        _again(
-            shown, f"--steps {shown.config.train.steps} --lr {shown.config.optimizer.lr / 2:.1e}", "lower-rate"
-        ),
+        again(shown, f"--steps {shown.config.train.steps} --lr {shown.config.optimizer.lr / 2:.1e}", "lower-rate"),
     )
 
 
@@ -249,7 +215,7 @@ def _larger(shown: Shown) -> Advice:
         "Go larger",
         "The originals are larger than they were trained at. Twice the size shows more, and takes about four "
         "times as long.",
-        _again(shown, f"--size {size}", size),
+        again(shown, f"--size {size}", size),
     )
 
 
@@ -303,39 +269,12 @@ def _guide(shown: Shown) -> Advice:
     )
 
 
-def _again(shown: Shown, change: str, suffix: str) -> str:
-    """The command that made the run with something changed, into a folder of its own."""
-    made = shlex.split(shown.command)
-    if made[:2] != ["ddpm", "train"]:
-        made = ["ddpm", "train", *shown.config.data.path]
-    changed = {"--out", "--steps", "--budget", *(word for word in change.split() if word.startswith("--"))}
-    kept, skip = [], False
-    for word in made:
-        name, _, value = word.partition("=")
-        if word.startswith("--"):
-            skip = name in changed and not value
-            if name in changed:
-                continue
-        elif skip:  # the value of what was left out
-            skip = False
-            continue
-        kept.append(word)
-    return f"{shlex.join(kept)} {change} --out {shlex.quote(f'{shown.folder}-{suffix}')}"
-
-
 def _data(shown: Shown) -> str:
     return " ".join(shlex.quote(path) for path in shown.config.data.path)
 
 
 def _passes(shown: Shown) -> float:
     return shown.step * shown.config.train.batch / shown.facts.count if shown.facts.count else 0.0
-
-
-def number(value: Any) -> float | None:
-    """A finite number of a log's record, else None."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
 
 
 def _mean(values: Sequence[float]) -> float:

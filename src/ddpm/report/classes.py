@@ -7,8 +7,9 @@ import math
 from ddpm.draw import page
 from ddpm.draw.charts import Series, line_chart
 from ddpm.report.material import Material
-from ddpm.report.parts import QUARTER_NAMES, steps
 from ddpm.report.parts import by_quarter as lines
+from ddpm.report.parts import steps
+from ddpm.report.quarters import NAMES
 from ddpm.store import Facts
 from ddpm.trainer import HELD_OUT
 
@@ -83,8 +84,8 @@ def by_quarter(made: Material) -> str:
         return page.note("Nothing has been measured yet.")
     T, guess = made.description.config.chain.steps, max(_shares(made.description.facts))
     rows = []
-    for k, (name, value) in enumerate(zip(QUARTER_NAMES, shown, strict=True)):
-        last = -(-(k + 1) * T // len(QUARTER_NAMES))
+    for k, (name, value) in enumerate(zip(NAMES, shown, strict=True)):
+        last = -(-(k + 1) * T // len(NAMES))
         if value is not None:
             beside = known[k] if k < len(known) else None
             more = "" if beside is None else f", trained on {beside:.1%}"

@@ -13,8 +13,9 @@ from ddpm.data import Pictures
 from ddpm.draw import page
 from ddpm.errors import UserError
 from ddpm.pipeline import Pipeline
-from ddpm.report import classes, enlarging, parts
-from ddpm.report.material import LOOKED, SAMPLES, STEPS, UNOPENED, Material, State, gather
+from ddpm.report import checks, classes, enlarging, parts
+from ddpm.report.material import SAMPLES, STEPS, UNOPENED, Material, State, gather
+from ddpm.report.nearest import LOOKED
 from ddpm.store import Run
 from ddpm.version import __version__
 
@@ -34,22 +35,24 @@ def write(
     steps: int = STEPS,
     looked: int = LOOKED,
     held_out: Pictures | None = None,
+    thorough: bool = True,
 ) -> Path:
     """Writes the run's report.html, whole or not at all, and returns its path.
 
-    It draws about `samples` pictures with `steps` steps of DDIM, passes one picture at twelve levels through the
-    net, and compares the samples with at most `looked` training pictures: less than the cost of a preview. Of a
-    classifier nothing is asked but its log.
+    It draws about `samples` pictures in `steps` steps, by the sampler that the run takes unless asked otherwise,
+    passes one picture at twelve levels through the net, and compares the samples with at most `looked` training
+    pictures: less than the cost of a preview. Of a classifier nothing is asked but its log.
 
     Args:
         pictures: what the run is trained on, or None; `why` they are not there is then said in the report.
-        held_out: of an upsampler, pictures that it never trained on, to be shown in place of those.
+        held_out: pictures that it never trained on, to compare with, or of an upsampler to show in place of those.
+        thorough: looks for trouble at more samples, and by what costs more passes: up to a minute (see `trouble`).
         pipeline: the averaged net; by default the newest checkpoint's, on `device`.
         state: by default complete after the last step, else stopped when the log has been quiet for a while.
 
     UserError if there is no run. A run that someone else is training is only read.
     """
-    return publish(gather(run, pictures, pipeline, device, why, state, samples, steps, looked, held_out))
+    return publish(gather(run, pictures, pipeline, device, why, state, samples, steps, looked, held_out, thorough))
 
 
 def publish(made: Material) -> Path:
@@ -88,7 +91,8 @@ def lay_out(made: Material) -> str:
         drawn.append(("Samples", "What it makes of small pictures", enlarging.samples(made)))
     else:
         drawn.append(("Samples", "What it draws", parts.samples(made)))
-        drawn.append(("Nearest", "Has it learnt pictures by heart?", parts.nearest(made)))
+        drawn.append(("Nearest", "Has it learnt pictures by heart?", checks.nearest(made)))
+        drawn.append(("Trouble", "Is something off?", checks.trouble(made)))
     told = [("By noise", "What it knows at each level of noise", classes.by_quarter(made))]
     sections = [
         ("Data", "What it was trained on", parts.data(made)),

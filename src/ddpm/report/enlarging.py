@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ddpm.draw import page, picture
+from ddpm.report import looks
 from ddpm.report.material import Material
 from ddpm.units import counted
 
@@ -17,7 +18,7 @@ def samples(made: Material) -> str:
     which = "pictures it never trained on" if found.held_out else "training pictures"
     html = page.text(
         f"{counted(len(pairs.small), 'small picture')}, made of {which} that are evenly spread over the set; "
-        f"beside each what the averaged weights made of it in {found.samples.record['steps']} steps of DDIM, and "
+        f"beside each what the averaged weights made of it in {looks.how_drawn(found.samples)}, and "
         "the original, which the model was not told.",
         f"Made small again, {w} × {h}, what it drew is {found.back:.1f} grey levels of 255 from what it was given "
         f"(root mean square): near 0 where it keeps to it. From the originals it is {found.off:.1f}, and smooth "

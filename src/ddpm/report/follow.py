@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any, final
 
-from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved, TrainEvent
-from ddpm.report.advice import number
+from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved, Scored, TrainEvent
+from ddpm.report.shown import number
 from ddpm.store import Run
 
 _TOLD_AT_FIRST = 3  # lines of the log from before it was followed
@@ -23,7 +24,7 @@ class Follower:
         self.run, self.train = run, run.description().config.train
         self.draws = self.train.task != "classifier" and self.train.preview_every > 0
         self.complete = False
-        self._size, self._step = -1, 0
+        self._size, self._step, self._best = -1, 0, math.inf
         self._saved, self._previewed = self._numbers("checkpoints"), self._numbers("samples")
         self._began = False
 
@@ -58,6 +59,8 @@ class Follower:
         if size < self._size:  # resumed from an earlier checkpoint, which took lines back
             self._step = records[-1]["step"] if records else 0
         self._size = size
+        before = [fid for r in records if r["step"] <= self._step and (fid := _fid(r)) is not None]
+        self._best = min(before, default=math.inf)
         new = [event for r in records if r["step"] > self._step and (event := self._event(r)) is not None]
         self._step = max([self._step, *(r["step"] for r in records)])
         return new
@@ -67,6 +70,9 @@ class Follower:
         step = record["step"]
         if (evaluated := _evaluated(record)) is not None:
             return evaluated
+        if (fid := _fid(record)) is not None:
+            best, self._best = fid < self._best, min(fid, self._best)
+            return Scored(step, fid, int(record.get("samples", 0)), str(record.get("features", "")), best)
         keys = ("loss", "lr", "gradient", "pictures_per_second")
         values = [number(record.get(key)) for key in keys]
         loss, rate, gradient, speed = values
@@ -105,6 +111,11 @@ def _evaluated(record: dict[str, Any]) -> Evaluated | None:
             quarters = (_quarters(record, f"{name}_quarters") for name in ("held_out", "trained_on"))
             return Evaluated(record["step"], held_out, trained_on, *quarters)
     return None
+
+
+def _fid(record: dict[str, Any]) -> float | None:
+    """The score of some samples, if the line is one."""
+    return number(record.get("fid"))
 
 
 def _quarters(record: dict[str, Any], key: str) -> tuple[float | None, ...]:

@@ -1,7 +1,6 @@
-"""What a report asks of a model and its data: samples, one picture's denoising, and the nearest pictures.
+"""What a report asks of a model to show it: samples, and one picture's denoising.
 
-Each costs a stated, bounded number of passes of the net or of comparisons, so that a report can be written while
-a training goes on.
+Each costs a stated, bounded number of passes of the net, so that a report can be written while a training goes on.
 """
 
 from __future__ import annotations
@@ -16,17 +15,22 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 
-from ddpm.data import Pairs, Pictures, made_small, smaller, to_uint8
+from ddpm.data import Pairs, made_small, smaller, to_uint8
 from ddpm.denoiser import Denoiser
 from ddpm.noise import Purpose, normals
 from ddpm.pipeline import Pipeline
 from ddpm.samples import Samples
+from ddpm.units import counted
 
 MOST_CLASSES = 100
-_CHUNK = 1 << 24  # numbers compared at once, 64 MiB as floats
-_NUMBERS = 1 << 28  # compared with each sample at the most: 20,000 colour pictures of 64 x 64
-_PROBES = 64
-_CROWD, _COPY = 50, 0.5
+_SAMPLERS = {
+    "ddpm": "ancestral sampling",
+    "ddim": "DDIM",
+    "dpm++": "DPM-Solver++",
+    "dpm++sde": "the SDE form of DPM-Solver++",
+    "heun": "Heun's method",
+    "pc": "a predictor-corrector sampler",
+}
 _EPS_RANGE = 3.0  # standard deviations from black to white
 
 
@@ -49,9 +53,9 @@ class Drawn:
 
 
 def draw(pipeline: Pipeline, count: int, steps: int) -> Drawn:
-    """About `count` samples by DDIM: of every class, or of the hundred most frequent ones.
+    """About `count` samples: of every class, or of the hundred most frequent ones.
 
-    Up to ten classes at least two each.
+    By the sampler that the run takes unless asked otherwise. Up to ten classes at least two each.
     """
     labels = most_frequent(pipeline.description.facts.frequencies, len(pipeline.classes))
     each = min(8, max(2 if len(labels) <= 10 else 1, count // len(labels))) if labels else count
@@ -61,6 +65,12 @@ def draw(pipeline: Pipeline, count: int, steps: int) -> Drawn:
         each * max(1, len(labels)), steps=min(steps, pipeline.denoiser.native.T), label=wanted
     )
     return Drawn(samples, labels, time.perf_counter() - start)
+
+
+def how_drawn(samples: Samples) -> str:
+    """By which sampler and in how many steps: 20 steps of DPM-Solver++."""
+    record = samples.record
+    return f"{counted(record['steps'], 'step')} of {_SAMPLERS.get(record['sampler'], record['sampler'])}"
 
 
 def most_frequent(frequencies: tuple[float, ...], classes: int, most: int = MOST_CLASSES) -> tuple[int, ...]:
@@ -89,7 +99,7 @@ class Enlarged:
 
 
 def enlarge(pipeline: Pipeline, pairs: Pairs, steps: int, held_out: bool) -> Enlarged:
-    """By DDIM, of their own classes."""
+    """As the run draws them unless asked otherwise, of their own classes."""
     labels = None if pairs.labels is None or not pipeline.classes else pairs.labels.tolist()
     start = time.perf_counter()
     made = pipeline.sample(
@@ -173,89 +183,3 @@ def _opaque(x: torch.Tensor, full: float = 1.0) -> torch.Tensor:
 def _pixels(x: torch.Tensor) -> npt.NDArray[np.uint8]:
     pixels: npt.NDArray[np.uint8] = to_uint8(x.float().cpu()).numpy()
     return pixels
-
-
-# -- nearest pictures ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """Of each sample the nearest training pictures, and how near training pictures are to each other.
-
-    index int64 and distance [S, K], nearest first; a distance is the root mean square difference of two pictures'
-    pixels, in grey levels of 0 … 255. copied: a sample whose nearest picture is less than half as far as its 50
-    nearest ones on average (the rule of Carlini et al. 2023, "Extracting training data from diffusion models").
-    apart: of some training pictures the distance to the nearest other one. looked: pictures compared.
-    """
-
-    index: npt.NDArray[np.int64]
-    distance: npt.NDArray[np.float64]
-    copied: npt.NDArray[np.bool_]
-    apart: npt.NDArray[np.float64]
-    looked: int
-
-
-def nearest(
-    samples: UInt8[np.ndarray, "S C H W"], pictures: Pictures, mirrored: bool, most: int = 20_000, keep: int = 3
-) -> Nearest:
-    """Compares samples with at most `most` pictures spread evenly over the data, fewer if they are large.
-
-    mirrored: a sample is also compared mirrored, as a model that was trained with flips may copy either way.
-    """
-    numbers = int(np.prod(samples.shape[1:]))
-    looked = spread_over(len(pictures), max(_CROWD, min(most, _NUMBERS // numbers)))
-    probes = looked[spread_over(len(looked), _PROBES)]
-    asked = [_flat(samples), _flat(pictures_at(pictures, probes))]
-    own = [np.full(len(samples), -1), probes]
-    if mirrored:
-        asked.insert(1, _flat(samples[..., ::-1].copy()))
-        own.insert(1, own[0])
-    queries, mine = torch.cat(asked), torch.from_numpy(np.concatenate(own))
-    crowd = min(_CROWD, len(looked))
-    best = torch.full((len(queries), crowd), torch.inf)
-    at = torch.zeros(len(queries), crowd, dtype=torch.int64)
-    chunk = max(1, min(512, _CHUNK // numbers))
-    for start in range(0, len(looked), chunk):
-        rows = torch.from_numpy(looked[start : start + chunk])
-        some = _flat(pictures_at(pictures, rows.numpy()))
-        squares = queries.square().sum(1)[:, None] + some.square().sum(1) - 2.0 * (queries @ some.T)
-        squares[mine[:, None] == rows] = torch.inf  # a training picture is not its own neighbour
-        together = torch.cat([best, squares.clamp_(min=0.0)], dim=1)
-        best, chosen = together.topk(crowd, largest=False)
-        at = torch.cat([at, rows.expand(len(queries), -1)], dim=1).gather(1, chosen)
-    # Differences of large sums lose the small distances: the nearest ones are measured again, exactly.
-    keep = min(keep, crowd)
-    finite = best.isfinite()
-    scale = 127.5 / numbers**0.5
-    around = (best.sqrt().where(finite, 0.0).sum(1) / finite.sum(1).clamp(min=1) * scale).numpy()
-    exact = np.full((len(queries), keep), np.inf)
-    for q in range(len(queries)):
-        for k in range(keep):
-            if finite[q, k]:
-                other = _flat(pictures_at(pictures, at[q, k : k + 1].numpy()))[0]
-                exact[q, k] = (queries[q] - other).double().square().mean().sqrt().item() * 127.5
-    order = exact.argsort(1, kind="stable")
-    exact, found = np.take_along_axis(exact, order, 1), np.take_along_axis(at[:, :keep].numpy(), order, 1)
-    count = len(samples)
-    apart = exact[-len(probes) :, 0]
-    if mirrored:  # of the two ways round, the nearer one
-        turned = exact[count : 2 * count, 0] < exact[:count, 0]
-        for values in (exact, found, around):
-            values[:count][turned] = values[count : 2 * count][turned]
-    copied = exact[:count, 0] < _COPY * around[:count]
-    return Nearest(found[:count], exact[:count], copied, apart[np.isfinite(apart)], len(looked))
-
-
-def spread_over(total: int, count: int) -> npt.NDArray[np.int64]:
-    """At most `count` of the numbers below `total`, evenly spread and ascending."""
-    count = min(total, count)
-    return np.arange(count, dtype=np.int64) * total // max(1, count)
-
-
-def pictures_at(pictures: Pictures, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """uint8 [n, C, H, W]: the pictures of these numbers."""
-    return pictures.rows(rows, None)[0]
-
-
-def _flat(pixels: npt.NDArray[np.uint8]) -> Float[torch.Tensor, "N P"]:
-    return torch.from_numpy(pixels).flatten(1).float().div_(127.5).sub_(1.0)

@@ -16,11 +16,13 @@ from ddpm.errors import UserError
 from ddpm.loading import load
 from ddpm.pipeline import Pipeline
 from ddpm.report import looks
-from ddpm.report.advice import number
+from ddpm.report.nearest import LOOKED
+from ddpm.report.shown import number
+from ddpm.report.trouble import Checks, check
 from ddpm.store import Description, Run
 
 State = Literal["running", "complete", "stopped"]
-SAMPLES, STEPS, LOOKED = 40, 25, 20_000  # pictures drawn, steps of DDIM for each, training pictures compared
+SAMPLES, STEPS = 40, 20  # pictures drawn to be shown, and the steps for each
 UNOPENED = "the training pictures were not opened"
 _TRIPLES = 24  # rows of what an upsampler made of a small picture, at the most
 _STREAMED = 2_000  # pictures compared with samples where each has to be decoded for it
@@ -42,7 +44,7 @@ class Material:
     without: dict[str, str]
     drawn: looks.Drawn | None
     denoising: looks.Denoising | None
-    nearest: looks.Nearest | None
+    checks: Checks | None
     enlarged: looks.Enlarged | None = None
 
     def series(self, name: str, value: str | Callable[[dict[str, Any]], Any]) -> Series:
@@ -87,6 +89,7 @@ def gather(
     steps: int = STEPS,
     looked: int = LOOKED,
     held_out: Pictures | None = None,
+    thorough: bool = True,
 ) -> Material:
     """Reads the run, and asks its newest averaged net; the arguments are those of `ddpm.report.write`."""
     description = run.description()
@@ -100,7 +103,7 @@ def gather(
     records = run.records()
     logged = [r["step"] for r in records if isinstance(r.get("step"), int)]
     step = max([*logged, pipeline.description.step if pipeline else saved])
-    drawn = denoising = nearest = enlarged = None
+    drawn = denoising = checks = enlarged = None
     if description.config.train.task == "upsampler":
         shown = pictures if held_out is None else held_out
         if pipeline is not None and shown is not None:
@@ -115,9 +118,9 @@ def gather(
         denoising = looks.denoise(pipeline.denoiser, *_example(drawn, pictures, pipeline))
         if pictures is not None:
             most = min(looked, _STREAMED) if isinstance(pictures, Streamed) else looked
-            nearest = looks.nearest(drawn.samples.pixels, pictures, description.config.data.flip, most)
+            checks = check(pipeline, description.config, pictures, held_out, drawn, steps, most, thorough)
     state = state or state_of(run, description, records, step)
-    found = (drawn, denoising, nearest, enlarged)
+    found = (drawn, denoising, checks, enlarged)
     return Material(run, description, records, state, step, pictures, pipeline, without, *found)
 
 

@@ -1,18 +1,18 @@
-"""The training pictures nearest to samples, by pixels or by features, and whether that is nearer than it should be.
+"""The training pictures nearest to samples, by pixels or by features, and whether that is too near.
 
 A distance alone proves nothing: smooth pictures are near to many. So a picture's distance to its nearest training
-picture is divided by its mean distance to the 50 nearest: far below 1, one picture stands out (Carlini et al. 2023,
-"Extracting training data from diffusion models", call less than half a copy). And the same ratio is taken of
-pictures that cannot be copies, held-out ones or else training pictures without themselves: a model that has learnt
-the data's law gives samples whose ratios rank evenly among theirs, one that copies gives smaller ones (the rank
-test of Meehan et al. 2020, "A non-parametric test to detect data-copying in generative models").
+picture is divided by its mean distance to the 50 nearest, or of few pictures to a quarter of them: far below 1 one picture stands out, and less than half
+is called a copy (Carlini et al. 2023, "Extracting training data from diffusion models"). The same ratio is taken
+of pictures that are no copies: held-out ones, or training pictures without themselves. Samples of a model that
+has learnt the data's law rank evenly among them, and lower if it copies (the rank test of Meehan et al. 2020, "A
+non-parametric test to detect data-copying in generative models").
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from ddpm.data import Pictures
 from ddpm.evaluate.features import FeatureNet
 
 CROWD, COPY = 50, 0.5
+_NEIGHBOURS = 10  # and no more than a quarter of the pictures: the far ones are no neighbours
 LOOKED, FEATURED = 20_000, 2_000  # training pictures compared: pixels cost next to nothing, features a net's pass
 PROBES = 200  # pictures that samples are ranked among
 _CHUNK = 1 << 24  # numbers compared at once, 64 MiB as floats
@@ -39,7 +40,7 @@ class Nearest:
 
     index int64 and distance [S, K]: by pixels, the root mean square difference in grey levels of 0 … 255; by
     features, that of features divided by their deviations over the training pictures, √2 on average for two of
-    them. ratio [S]: nearest distance over the mean of the 50 nearest. apart, apart_ratio [P]: the same of
+    them. ratio [S]: nearest distance over the mean of the `crowd` nearest. apart, apart_ratio [P]: the same of
     held-out pictures (held_out), or of training pictures without themselves. looked: pictures compared.
     """
 
@@ -51,11 +52,18 @@ class Nearest:
     apart_index: npt.NDArray[np.int64]
     held_out: bool
     looked: int
+    crowd: int
+    cut: float = COPY
 
     @property
     def copied(self) -> npt.NDArray[np.bool_]:
-        """Which samples are copies by the rule of Carlini et al."""
-        return self.ratio < COPY
+        """Which samples count as copies."""
+        return self.ratio < self.cut
+
+    @property
+    def others_copied(self) -> npt.NDArray[np.bool_]:
+        """Which of the other pictures would count as copies."""
+        return self.apart_ratio < self.cut
 
     def nearer(self) -> float:
         """How often a sample's ratio is smaller than another picture's, over all pairs: ½ where nothing is off."""
@@ -73,7 +81,7 @@ class Nearest:
         under chance, as two fifths of copies among the samples make it; one report in 30,000 by chance.
         """
         n, m = len(self.ratio), len(self.apart_ratio)
-        copies, others = int(self.copied.sum()), int((self.apart_ratio < COPY).sum())
+        copies, others = int(self.copied.sum()), int(self.others_copied.sum())
         if not m:
             return copies >= _SEVERAL * n and copies > 1
         often = copies >= _SEVERAL * n and exceeds(copies, n, others, m) < _UNLIKELY
@@ -135,7 +143,8 @@ def by_features(
     def known(rows: npt.NDArray[np.int64]) -> _Vectors:
         return table[torch.from_numpy(np.searchsorted(looked, rows))]
 
-    return _nearest(samples, pictures, held_out, looked, mirrored, keep, featured, known)
+    found = _nearest(samples, pictures, held_out, looked, mirrored, keep, featured, known)
+    return replace(found, cut=COPY * float(np.median(found.apart_ratio))) if len(found.apart_ratio) else found
 
 
 def _nearest(
@@ -157,7 +166,7 @@ def _nearest(
         probes = np.full(len(others), -1)
     asked = np.concatenate([samples, others])
     own = np.concatenate([np.full(len(samples), -1), probes])
-    crowd = min(CROWD, len(looked))
+    crowd = min(CROWD, max(_NEIGHBOURS, len(looked) // 4), len(looked))
     found, exact, around = _search(vectors(asked), own, looked, at, crowd, min(keep, crowd))
     if mirrored:  # of the two ways round, the nearer one
         turned = _search(vectors(asked[..., ::-1].copy()), own, looked, at, crowd, min(keep, crowd))
@@ -177,6 +186,7 @@ def _nearest(
         found[n:, 0][there],
         held_out is not None,
         len(looked),
+        crowd,
     )
 
 
@@ -188,7 +198,7 @@ def _search(
     crowd: int,
     keep: int,
 ) -> tuple[Int64[np.ndarray, "N K"], Float64[np.ndarray, "N K"], Float64[np.ndarray, "N"]]:
-    """Numbers and distances of the nearest ones, and the mean distance of the crowd; infinite where there is none."""
+    """Numbers and distances of the nearest ones, infinite where there is none, and the crowd's mean distance."""
     size = queries.shape[1]
     mine = torch.from_numpy(own)
     best = torch.full((len(queries), crowd), torch.inf)

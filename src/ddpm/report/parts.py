@@ -15,16 +15,17 @@ from ddpm.build import build_net
 from ddpm.config import Config, meaningless, to_json
 from ddpm.draw import page, picture
 from ddpm.draw.charts import Series, line_chart
-from ddpm.report import looks, words
-from ddpm.report.advice import Shown, advise
+from ddpm.report import looks, nearest, words
+from ddpm.report.advice import advise
 from ddpm.report.material import Material
+from ddpm.report.quarters import NAMES
+from ddpm.report.shown import Shown
+from ddpm.report.trouble import signs
 from ddpm.units import counted, duration
 
 _FILM_FRAMES = 24
 _FILM_WIDTH = 700  # narrower previews are enlarged in squares, not blurred
-_CARDS = 9
 _SHEET, _ROW = 60, 10  # pictures of the contact sheet without classes, and of a class
-QUARTER_NAMES = ("cleanest", "second", "third", "noisiest")
 
 
 def numbers(made: Material) -> list[tuple[str, str]]:
@@ -62,12 +63,12 @@ def data(made: Material) -> str:
         named = []
         for k in shown:
             members = np.flatnonzero(pictures.labels == k)
-            chosen = members[looks.spread_over(len(members), _ROW)]
-            named.append((facts.classes[k], f"{shares[k]:.1%}", _images(looks.pictures_at(pictures, chosen))))
+            chosen = members[nearest.spread_over(len(members), _ROW)]
+            named.append((facts.classes[k], f"{shares[k]:.1%}", _images(nearest.pictures_at(pictures, chosen))))
         html += page.rows([row for row in named if row[2]], "training pictures of")
     else:
-        chosen = looks.spread_over(len(pictures), _SHEET)
-        html += page.sheet(_images(looks.pictures_at(pictures, chosen)), "training picture", _ROW)
+        chosen = nearest.spread_over(len(pictures), _SHEET)
+        html += page.sheet(_images(nearest.pictures_at(pictures, chosen)), "training picture", _ROW)
     if facts.classes:
         bars = page.bars(
             [(c, s, f"{round(s * facts.count):,}  ({s:.1%})") for c, s in zip(facts.classes, shares, strict=True)]
@@ -102,6 +103,23 @@ def _parameters(made: Material) -> int:
     with torch.device("meta"):
         net = build_net(made.description.config, len(made.description.facts.classes))
     return sum(p.numel() for p in net.parameters())
+
+
+def scores(made: Material, span: tuple[float, float]) -> list[str]:
+    """How far samples were from the pictures while it trained, and where they were nearest."""
+    line = made.series("distance", "fid")
+    told = [record for record in made.records if "fid" in record]
+    if not line.points():
+        return []
+    step, least = min(line.points(), key=lambda point: point[1])
+    samples, features = told[-1].get("samples", 0), told[-1].get("features", "")
+    caption = (
+        f"Fréchet distance of {samples:,} samples of the averaged net from the training pictures, in {features} "
+        f"features, the same seed each time: {least:.4g} at step {step:,.0f} is the least, and that checkpoint is "
+        "kept. Of so few samples it comes out too large; compare it with itself alone."
+    )
+    chart = line_chart([line], "distance of samples from the pictures over the steps", span=span)
+    return [page.chart("Samples against the pictures", chart, [line], caption)]
 
 
 def curves(made: Material) -> str:
@@ -148,6 +166,7 @@ def curves(made: Material) -> str:
             "The averaged net's error on pictures it never trains on, and on as many it does, at the same levels "
             "and noise. When the two lines part, it learns pictures by heart.",
         ),
+        *scores(made, span),
         *steps(made, span),
     ]
     return page.charts(*parts)
@@ -155,7 +174,7 @@ def curves(made: Material) -> str:
 
 def by_quarter(made: Material, key: str) -> list[Series]:
     """A line for each quarter of the chain, from a key of the log that has one value for each."""
-    return [made.series(name, partial(_quarter, key=key, k=k)) for k, name in enumerate(QUARTER_NAMES)]
+    return [made.series(name, partial(_quarter, key=key, k=k)) for k, name in enumerate(NAMES)]
 
 
 def steps(made: Material, span: tuple[float, float]) -> list[str]:
@@ -280,7 +299,7 @@ def samples(made: Material) -> str:
     facts = made.description.facts
     how = (
         f"{counted(len(drawn.samples), 'picture')}, not chosen from more: drawn from noise with the "
-        f"averaged weights in {drawn.samples.record['steps']} steps of DDIM."
+        f"averaged weights in {looks.how_drawn(drawn.samples)}."
     )
     if not drawn.labels:
         return page.text(how) + page.sheet(_images(drawn.of(0)), "sample", 6)
@@ -288,49 +307,6 @@ def samples(made: Material) -> str:
     rest = f" The {len(drawn.labels)} most frequent of {len(facts.classes)} classes." if few else ""
     named = [(facts.classes[label], "", _images(drawn.of(k))) for k, label in enumerate(drawn.labels)]
     return page.text(how + rest) + page.rows(named, "sample of")
-
-
-def nearest(made: Material) -> str:
-    found, pictures, drawn = made.nearest, made.pictures, made.drawn
-    if found is None or pictures is None or drawn is None:
-        reason = made.without.get("pictures") or made.without["pipeline"]
-        return page.note(f"No comparison with the training pictures: {reason}.")
-    count = len(found.copied)
-    every = "all" if found.looked == len(pictures) else f"{found.looked:,} of the"
-    mirrored = ", mirrored ones too" if made.description.config.data.flip else ""
-    copied = int(found.copied.sum())
-    verdict = (
-        f"{copied} of {count} samples (outlined) are likely copies: the nearest training picture is less than "
-        "half as far as the 50 nearest on average (Carlini et al. 2023)."
-        if copied
-        else f"None of {count} samples is likely a copy: by the rule of Carlini et al. (2023) its nearest picture "
-        "would be less than half as far as its 50 nearest on average."
-    )
-    html = page.text(
-        f"Some samples, each followed by the pictures nearest to it among {every} {len(pictures):,} training "
-        f"pictures{mirrored}. The distance is the root mean square difference of their pixels, in grey levels "
-        "from 0 to 255: near pictures may differ in what they show, copies do not.",
-        verdict,
-        f"Typical distances: {np.median(found.distance[:, 0]):.1f} from a sample to the nearest training picture"
-        + (
-            f", {np.median(found.apart):.1f} from a training picture to the nearest other one."
-            if len(found.apart)
-            else "."
-        )
-        + " Smooth pictures are near to many, so a smaller distance alone proves nothing.",
-    )
-    # Likely copies first, then samples spread over the classes.
-    marked = np.flatnonzero(found.copied)[:4]
-    chosen = [*marked.tolist(), *(i for i in looks.spread_over(count, _CARDS).tolist() if i not in marked)][
-        :_CARDS
-    ]
-    cards = []
-    for i in sorted(chosen):
-        near = _images(looks.pictures_at(pictures, found.index[i]))
-        captions = [f"{distance:.1f}" for distance in found.distance[i]]
-        group = [(picture(drawn.samples.pixels[i]), "sample"), *zip(near, captions, strict=True)]
-        cards.append((group, bool(found.copied[i])))
-    return html + page.cards(cards)
 
 
 def speed(made: Material) -> str:
@@ -362,8 +338,7 @@ def speed(made: Material) -> str:
 
 
 def next(made: Material) -> str:
-    found, description = made.nearest, made.description
-    copied = float(found.copied.mean()) if found is not None else None
+    description = made.description
     shown = Shown(
         str(made.run.folder),
         description.command,
@@ -373,7 +348,7 @@ def next(made: Material) -> str:
         description.plan,
         made.state,
         made.records,
-        copied,
+        signs(made.records, made.checks),
     )
     items = advise(shown)
     if not items:
