@@ -13,8 +13,8 @@ from ddpm.errors import UserError
 from ddpm.evaluate.ode import Density, Flow, bits_per_dim, density, dequantised, summarise
 from oracle import Mixture, cosine_betas, linear_betas
 
-GAUSSIAN = Mixture.of([1.0], [[0.3, -0.2, 0.1]], [[0.5, 0.2, 0.9]])
-# Its mean is 0, so that what is left of it at the end of a linear chain does not count: x_T is taken for N(0, 1).
+GAUSSIAN = Mixture.of([1.0], [[0.0, 0.0, 0.0]], [[0.5, 0.2, 0.9]])
+# Means are 0, so that what is left of them at the end of a linear chain does not count: x_T is taken for N(0, 1).
 MIXTURE = Mixture.of([0.5, 0.3, 0.2], [[0.4, 0.0, -0.2], [-0.6, 0.4, 0.2], [-0.1, -0.6, 0.2]], [0.3, 0.2, 0.25])
 CHAINS = {"linear": linear_betas(1000), "cosine": cosine_betas(1000)}
 
@@ -73,5 +73,45 @@ def test_it_is_the_analytic_density_of_the_noised_data(mixture, chain, predicts)
     betas, x0 = CHAINS[chain], drawn(mixture, 50)
     made = density(model(mixture, betas, predicts), x0, torch.arange(50), Flow(64, 0))
     off = of(made) - analytic(mixture, betas, x0)
-    print(chain, predicts, np.abs(off).max(), off.mean())
     assert np.abs(off).max() < 1e-3
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_off_centre_it_is_the_law_that_the_flow_makes_of_noise(chain):
+    """Of one Gaussian the flow is affine: z − m grows as √(d² + u²), and z_T is taken for N(0, 1/α_T²)."""
+    betas, mean, std = CHAINS[chain], np.array([0.6, -0.4, 0.8]), np.array([0.5, 0.2, 0.9])
+    data = Mixture.of([1.0], [mean], [std])
+    x0, bar = drawn(data, 30), np.cumprod(1.0 - betas)[[0, -1]]
+    u = np.sqrt((1.0 - bar) / bar)
+    grown = np.sqrt((std**2 + u[1] ** 2) / (std**2 + u[0] ** 2)) * math.sqrt(bar[1])
+    top = math.sqrt(bar[1]) * mean + grown * (x0.numpy() - mean)
+    expected = (-0.5 * top**2 - 0.5 * math.log(2 * math.pi) + np.log(grown)).sum(1)
+    made = density(model(data, betas), x0, torch.arange(30), Flow(64, 0))
+    np.testing.assert_allclose(of(made), expected, atol=3e-4)
+    np.testing.assert_allclose(made.prior, (-0.5 * top**2 - 0.5 * math.log(2 * math.pi)).sum(1), atol=3e-4)
+    assert torch.equal(made.log_p, made.prior + made.volume)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("mixture", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
+def test_probes_are_right_in_the_mean(mixture, chain):
+    """One picture under many numbers, so many probes: the mean to 1e-3 as far as its own spread allows."""
+    betas, x0 = CHAINS[chain], drawn(mixture, 1, seed=3).expand(4000, -1)
+    made = density(model(mixture, betas), x0, torch.arange(4000), Flow(32, 1))
+    off = of(made) - of(density(model(mixture, betas), x0[:1], torch.arange(1), Flow(32, 0)))
+    if mixture is GAUSSIAN:  # whose derivative is diagonal: signs square to 1, and nothing is left to chance
+        assert np.abs(off).max() < 1e-4
+    else:
+        assert off.std() > 1e-2 and abs(off.mean()) < max(1e-3, 4 * off.std() / math.sqrt(len(off)))
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_the_error_falls_at_the_method_s_order_and_is_told(chain):
+    betas, x0 = CHAINS[chain], drawn(MIXTURE, 60)
+    runs = {K: density(model(MIXTURE, betas), x0, torch.arange(60), Flow(K, 0)) for K in (16, 32, 128)}
+    errors = {K: np.abs(of(runs[K]) - of(runs[128])).mean() for K in (16, 32)}
+    print(chain, errors, [runs[K].error.mean() for K in (16,32)])
+    assert errors[16] / errors[32] > 2**3.3
+    for K in (16, 32):
+        assert 0.4 < float(runs[K].error.mean()) / errors[K] < 2.5
+    assert torch.allclose(runs[32].coarse, runs[16].log_p, atol=1e-6)

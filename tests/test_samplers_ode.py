@@ -118,7 +118,7 @@ def test_a_first_step_of_dpm_is_ddim():
     torch.testing.assert_close(ours, ddim, rtol=1e-9, atol=1e-9)
 
 
-SDE = {"dpm++sde": DPMSolver(True), "heun": Heun(), "churn": Heun(20.0), "much churn": Heun(400.0)}
+SDE = {"dpm++sde": DPMSolver(True), "heun": Heun(), "churn": Heun(20.0), "much churn": Heun(60.0)}
 
 
 @pytest.mark.parametrize("name", SDE)

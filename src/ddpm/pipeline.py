@@ -294,7 +294,7 @@ class Pipeline(Model):
         self,
         images: Given | Sequence[Given],
         *,
-        steps: Steps = 100,
+        steps: Steps = None,
         grid: str | Path | None = None,
         refinements: int = 0,
         label: str | int | Sequence[str | int] | None = None,
@@ -306,6 +306,7 @@ class Pipeline(Model):
 
         Args:
             images: one or several, as in `img2img`.
+            steps: each way, 100 by default.
             refinements: evaluations more at each step, after which the way back meets the way there more closely.
             label: for a model with classes, one for all or one each.
         """
@@ -313,6 +314,7 @@ class Pipeline(Model):
         several = [images] if isinstance(images, (np.ndarray, Image.Image)) else images
         data = self.description.config.data
         sources = np.stack([brought(one, data, "the picture") for one in several])
+        steps = min(100, self.denoiser.native.T) if steps is None else steps
         walks = self.walks(len(sources), Method("ddim", steps, grid), 0, batch=batch, guide=guide)
         classes = self.known_classes(guide)
         if classes.names and label is None:

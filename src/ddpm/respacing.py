@@ -7,7 +7,8 @@
     edm         σ/α as a power ρ of an even grid; ρ = 7, or as in edm:5 (Karras et al. 2022, eq. 5)
 
 The last three have levels between two of the chain. log-snr and edm leave out what is noisier than σ/α = 80, the
-top of Karras et al.: some schedules spend a third of their log SNR beyond it, where there is nothing to see.
+top of Karras et al.: some schedules spend a third of their log SNR beyond it, where there is nothing to see. A walk
+of one step starts at the chain's own top.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _RHO = 7.0
 
 def known(grid: str) -> bool:
     """Whether it is the name of a grid, such as edm or edm:5."""
-    return grid.partition(":")[0] in GRIDS
+    return grid in GRIDS or grid.startswith("edm:")
 
 
 def spaced(gamma: np.ndarray, steps: int, grid: str) -> np.ndarray:
@@ -39,27 +40,29 @@ def spaced(gamma: np.ndarray, steps: int, grid: str) -> np.ndarray:
 
 
 def _spaced(gamma: np.ndarray, steps: int, grid: str) -> Any:
-    T, (name, _, rho) = len(gamma) - 1, grid.partition(":")
+    T, power = len(gamma) - 1, _power(grid)
     if not 1 <= steps <= T:
         raise UserError(f"--steps {steps}: the chain has {T} levels; take 1 to {T}")
-    numbers, share = np.arange(1.0, T + 1.0), np.linspace(0.0, 1.0, steps) if steps > 1 else np.ones(1)
-    if name == "trailing":
+    if grid == "trailing":
         return gamma[np.round(T * np.arange(1, steps + 1) / steps).astype(int)]
-    if name == "quadratic":
-        return np.interp((1.0 + (math.sqrt(T) - 1.0) * share) ** 2, numbers, gamma[1:])
-    low, high = float(gamma[1]), max(float(gamma[1]), min(float(gamma[-1]), _TOP))
-    if steps == 1 or low == high:
-        return np.array([gamma[-1]]) if steps == 1 else gamma[1:]
-    if name == "log-snr":
+    share = np.linspace(0.0, 1.0, steps) if steps > 1 else np.ones(1)
+    if grid == "quadratic":
+        return np.interp((1.0 + (math.sqrt(T) - 1.0) * share) ** 2, np.arange(1.0, T + 1.0), gamma[1:])
+    low, high = float(gamma[1]), float(gamma[-1])
+    if low < _TOP and steps > 1:
+        high = min(high, _TOP)
+    if grid == "log-snr":
         return low + (high - low) * share
-    power = 1.0 / _power(grid, rho)
-    ends = math.exp(0.5 * low * power), math.exp(0.5 * high * power)
-    return 2.0 / power * np.log(ends[0] + (ends[1] - ends[0]) * share)
+    ends = math.exp(0.5 * low / power), math.exp(0.5 * high / power)
+    return 2.0 * power * np.log(ends[0] + (ends[1] - ends[0]) * share)
 
 
-def _power(grid: str, rho: str) -> float:
+def _power(grid: str) -> float:
+    """ρ of edm, or of edm:5."""
+    if not grid.startswith("edm:"):
+        return _RHO
     try:
-        power = float(rho) if rho else _RHO
+        power = float(grid.removeprefix("edm:"))
     except ValueError:
         power = 0.0
     if not 0.0 < power < math.inf:

@@ -27,7 +27,7 @@ class Options:
     """A run's folder, a file, another project's checkpoint, or the embedded model fashion."""
     pictures: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="PICTURE")]]
     """Pictures' files, or DATA:K for picture K of a set, counted from 0: fashion:7, ./photos:12."""
-    steps: Annotated[str, tyro.conf.arg(metavar="STEPS")] = "100"
+    steps: Annotated[str | None, unset("STEPS", "100")] = None
     """Each way. The more, the nearer it comes back."""
     grid: Annotated[str | None, unset("GRID", "uniform")] = None
     """Which levels, as of ddpm sample."""

@@ -16,10 +16,10 @@ densities follow it, too: d log p(z)/du = −div_z ε̂. The same in x itself an
 
     bits/dim = −log2 p(x_0)/D + log2 127.5     ≥ −log2 P(k)/D in the mean                     Theis et al. 2016
 
-p is the density of what the ODE makes of noise, and so of what ddim, heun and dpm++ draw with enough steps. It is no
-estimate of what the bound bounds, the law of ancestral sampling: the two share a net, and agree where its score is
-exact. The net's predictions are taken as they are. `clip` is left out: the flow would have corners, which cost the
-order of the method, and a divergence that jumps. Guidance is left out, too: what it gives is the score of no known law.
+p is the density of what the ODE makes of noise, and so of what ddim, heun and dpm++ draw with enough steps. It is
+no estimate of what the bound bounds, the law of ancestral sampling: the two share a net, and agree where its score
+is exact. The net's predictions are taken as they are. `clip` is left out: the flow would have corners, which cost
+the order of the method, and a divergence that jumps. Guidance is left out, too: it gives the score of no known law.
 """
 
 from __future__ import annotations
@@ -278,8 +278,8 @@ def _check(log_p: np.ndarray, rows: Int64[np.ndarray, "B"], name: str) -> None:
     off = ~np.isfinite(log_p)
     if off.any():
         raise UserError(
-            f"{name}: picture {rows[off][0]} has a log-density of {log_p[off][0]}: the net's output is not finite, or "
-            "changes too fast for the steps; try more --ode-steps, or another checkpoint"
+            f"{name}: picture {rows[off][0]} has a log-density of {log_p[off][0]}: the net's output is not finite, "
+            "or changes too fast for the steps; try more --ode-steps, or another checkpoint"
         )
 
 
@@ -287,8 +287,8 @@ def _check(log_p: np.ndarray, rows: Int64[np.ndarray, "B"], name: str) -> None:
 class Summary:
     """Bits/dim over n pictures, total = prior + volume + pixels, and log p in nats.
 
-    error, worst_error: what the steps are off, in bits/dim, in the mean and at most. pixels: log2 127.5. each: bits/dim of each picture.
-    noise: σ div ε̂/D, its mean over pictures, where γ is that of `gamma`.
+    error, worst_error: what the steps are off, in bits/dim, in the mean and at most. pixels: log2 127.5. each:
+    bits/dim of each picture. noise: σ div ε̂/D, its mean over pictures, where γ is that of `gamma`.
     """
 
     total: Mean
