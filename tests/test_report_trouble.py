@@ -74,7 +74,7 @@ def test_copies_are_told_with_what_others_are(made):
     found, _ = checked(pictures[:200], made(pictures), made(scenes(60, 9), "others"))
     assert kinds(found) == ["copies"]
     (one,) = signs([], found)
-    assert "by pixels 100% count as copies, where of held-out pictures 0% would" in one.what
+    assert "by pixels 100% count as copies, where 0% of held-out pictures would" in one.what
     assert "by features 100% count as copies" in one.what
     alone, _ = checked(pictures[:200], made(pictures))
     assert "than training pictures to each other" in signs([], alone)[0].what
@@ -145,14 +145,5 @@ def test_brightness_leaks_through_the_last_level_of_some_schedules(made):
     assert leaked(drawing(scenes(1, 0))[0], None) == 0.0
 
 
-QUIET = trouble.Nearest(
-    np.zeros((1, 1), np.int64),
-    np.ones((1, 1)),
-    np.ones(1),
-    np.ones(1),
-    np.ones(1),
-    np.zeros(1, np.int64),
-    True,
-    9,
-    9,
-)
+ONES, NONE = np.ones(1), np.zeros(1, np.int64)
+QUIET = trouble.Nearest(NONE[None], ONES[None], ONES, ONES, ONES, NONE, True, 9, 9)

@@ -52,14 +52,14 @@ class Inversion:
         return [picture(one) for one in self.rebuilt]
 
     def figure(self, width: int = 120) -> Figure:
-        """A row a picture: itself, its noise, what that gives back, and ten times the difference about grey."""
+        """A row a picture: itself, its noise, what that gives back, and ten times the difference, grey where there is none."""
         from ddpm.draw.plots import Row, table
 
         shown = covering(pixels(torch.from_numpy(self.noise) / 3.0))
         off = np.clip(127.5 + 10.0 * (self.rebuilt.astype(float) - self.sources), 0, 255).astype(np.uint8)
         columns = zip(self.sources, shown, self.rebuilt, covering(off), strict=True)
         rows = [Row(f"{error:.1e}", np.stack(one)) for error, one in zip(self.error, columns, strict=True)]
-        return table(rows, ["picture", "noise", "rebuilt", "difference × 10"], corner="error", width=width)
+        return table(rows, ["picture", "noise", "rebuilt", "off × 10"], corner="error", width=width)
 
     def save(self, folder: str | Path) -> Path:
         """Writes invert.png (the figure), noise.npy (float32 [N, C, H, W]), pictures/ and invert.json; returns it.

@@ -7,8 +7,8 @@
     edm         σ/α as a power ρ of an even grid; ρ = 7, or as in edm:5 (Karras et al. 2022, eq. 5)
 
 The last three have levels between two of the chain. log-snr and edm leave out what is noisier than σ/α = 80, the
-top of Karras et al.: some schedules spend a third of their log SNR beyond it, where there is nothing to see. A walk
-of one step starts at the chain's own top.
+top of Karras et al.: some schedules spend a third of their log SNR beyond it, where there is nothing to see. One
+step alone starts at the chain's own top.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def nearest(made: Material) -> str:
         f"{_looked(by, pictures)} training pictures{mirrored}. The distance is the root mean square difference of "
         "their pixels, in grey levels from 0 to 255: near pictures may differ in what they show, copies do not.",
         "A sample counts as a copy (outlined) where the nearest training picture is less than half as far as the "
-        f"{by.crowd} nearest on average (Carlini et al. 2023). A small distance alone proves nothing: smooth pictures are "
-        f"near to many. So {_others(by)} are asked the same.",
+        f"{by.crowd} nearest on average (Carlini et al. 2023). A small distance alone proves nothing: smooth "
+        f"pictures are near to many. So {_others(by)} are asked the same.",
     )
     html += _numbers(by, " levels") + _cards(found.samples, by, pictures, ".1f")
     if (by := found.by_features) is None:  # type: ignore[assignment]

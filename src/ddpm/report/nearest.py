@@ -1,11 +1,11 @@
 """The training pictures nearest to samples, by pixels or by features, and whether that is too near.
 
 A distance alone proves nothing: smooth pictures are near to many. So a picture's distance to its nearest training
-picture is divided by its mean distance to the 50 nearest, or of few pictures to a quarter of them: far below 1 one picture stands out, and less than half
-is called a copy (Carlini et al. 2023, "Extracting training data from diffusion models"). The same ratio is taken
-of pictures that are no copies: held-out ones, or training pictures without themselves. Samples of a model that
-has learnt the data's law rank evenly among them, and lower if it copies (the rank test of Meehan et al. 2020, "A
-non-parametric test to detect data-copying in generative models").
+picture is divided by its mean distance to the 50 nearest, or of few pictures to a quarter of them: far below 1 one
+picture stands out, and less than half is called a copy (Carlini et al. 2023, "Extracting training data from
+diffusion models"). The same ratio is taken of pictures that are no copies: held-out ones, or training pictures
+without themselves. Samples of a model that has learnt the data's law rank evenly among them, and lower if it
+copies (the rank test of Meehan et al. 2020, "A non-parametric test to detect data-copying in generative models").
 """
 
 from __future__ import annotations

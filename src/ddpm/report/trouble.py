@@ -123,12 +123,12 @@ def _copies(by_pixels: Nearest | None, by_features: Nearest | None) -> list[Sign
     guilty = [(n, how) for n, how in measured if n.memorised()]
     if not guilty:
         return []
-    what, those = (
-        ("held-out pictures",) * 2 if guilty[0][0].held_out else ("training pictures to each other", "those")
-    )
+    what = those = "held-out pictures"
+    if not guilty[0][0].held_out:
+        what, those = "training pictures to each other", "those"
     told = [
-        f"by {how} {n.copied.mean():.0%} count as copies, where of {those} {n.others_copied.mean():.0%} would, and "
-        f"{n.nearer():.0%} of pairs have the sample nearer, where chance makes it half"
+        f"by {how} {n.copied.mean():.0%} count as copies, where {n.others_copied.mean():.0%} of {those} would, "
+        f"and in {n.nearer():.0%} of pairs the sample is nearer, where chance makes it half"
         for n, how in guilty
     ]
     return [Sign("copies", f"Samples are nearer to single training pictures than {what}: {'; '.join(told)}.")]
