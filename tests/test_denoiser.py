@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ddpm.chain import Chain, make_chain
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
-from oracle import bars, cosine_betas, linear_betas, published_levels
+from oracle import Mixture, OracleNet, bars, cosine_betas, linear_betas, published_levels
 
 PREDICTS = ["eps", "x0", "v", "mean"]
 
@@ -284,3 +284,64 @@ def test_annotations_are_checked_under_pytest():
     ):
         with pytest.raises(jaxtyping.TypeCheckError):
             call()
+
+
+# -- levels between levels ---------------------------------------------------------------------------------
+
+
+DATA = Mixture.of([0.4, 0.6], [[-0.5, 0.1], [0.6, 0.3]], [0.2, 0.3])
+
+
+def exact(gamma: float, x: Tensor) -> Tensor:
+    """E[x_0|x_t] where −log SNR is γ, by Tweedie's formula."""
+    alpha, sigma = math.sqrt(1.0 / (1.0 + math.exp(gamma))), math.sqrt(1.0 / (1.0 + math.exp(-gamma)))
+    return (x + sigma**2 * torch.from_numpy(DATA.noised(alpha, sigma).score(x.numpy()))) / alpha
+
+
+@pytest.mark.parametrize("predicts", PREDICTS)
+@pytest.mark.parametrize("make", [linear_betas, cosine_betas])
+def test_the_same_net_at_a_level_between_two(make, predicts):
+    """Whatever it predicts; "mean" by what lies between the weights of both native steps."""
+    betas = make(100)
+    model = Denoiser(OracleNet(DATA, betas, predicts), Chain.from_betas(betas), predicts, clip=False)
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gamma = model.chain.gamma
+    for t, share in ((1, 0.0), (1, 0.3), (40, 0.5), (98, 0.9), (99, 1.0)):
+        between = (1.0 - share) * gamma[t] + share * gamma[t + 1]
+        one = model.between(between)
+        assert one.chain.T == 1 and one.net is model.net and one.native is model.native
+        assert one.native_level(1) == pytest.approx(t + share, abs=1e-9)
+        assert one.chain.timestep[1] == pytest.approx(t + share - 1.0, abs=1e-9)
+        torch.testing.assert_close(one(x, 1).x0, exact(between, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("predicts", ["eps", "mean"])
+def test_levels_between_two_of_a_batch_and_of_each_picture(predicts):
+    betas = linear_betas(100)
+    model = Denoiser(OracleNet(DATA, betas, predicts), Chain.from_betas(betas), predicts, clip=False)
+    model = model.respace(8, "edm")
+    x = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t = torch.arange(1, 9)
+    at = model.native_level(t)
+    assert at[0] == 1.0 and np.all(at[1:-1] % 1.0 > 0.0)
+    together = model(x, t).x0
+    for k in range(8):
+        torch.testing.assert_close(model(x[k : k + 1], k + 1).x0, together[k : k + 1], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            together[k : k + 1], exact(model.chain.gamma[k + 1], x[k : k + 1]), rtol=1e-3, atol=1e-4
+        )
+
+
+def test_between_keeps_what_guides_the_model():
+    seen = []
+
+    def guidance(model, xt, t, **cond):
+        seen.append((model.chain.timestep[t], cond))
+        return model.plain(xt, t)
+
+    model = Denoiser(Recorded(), make_chain("linear", 50), guidance=guidance)
+    gamma = model.chain.gamma
+    model.between(0.5 * (gamma[7] + gamma[8]))(torch.zeros(1, 2), 1, label=torch.tensor([3]))
+    assert seen[0][0] == pytest.approx(6.5) and list(seen[0][1]) == ["label"]
+    with pytest.raises(ValueError, match="the chain's levels reach from"):
+        model.between(gamma[-1] + 1.0)

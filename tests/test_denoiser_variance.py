@@ -269,3 +269,33 @@ def test_a_net_of_another_number_of_channels_is_refused():
     model = Denoiser(nn.Identity(), make_chain("cosine", 10))
     with pytest.raises(ValueError, match="the net gives 3 channels for pictures of 1"):
         model.parts(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("grid", ["edm", "log-snr"])
+@pytest.mark.parametrize("make", BETAS.values())
+def test_a_log_variance_keeps_its_share_at_levels_between_two(make, grid, share):
+    """Its ends are taken to lie between those of the native levels, as what the net is told does."""
+    betas = make(100)
+    lower, upper = ends(betas, list(range(1, 101)))
+
+    class Shared(nn.Module):
+        def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+            table = (1.0 - share) * lower + share * upper
+            between = np.interp(timestep.double().numpy(), np.arange(100), table)
+            return torch.cat([x, torch.from_numpy(between).to(x).view(-1, 1).expand_as(x)], dim=1)
+
+    model = Denoiser(Shared(), Chain.from_betas(betas), "eps", "learned", clip=False).respace(7, grid)
+    x = normal((7, 3), 0)
+    chain = model.chain
+    bar = 1.0 / (1.0 + np.exp(chain.gamma))
+    for t in range(2, 8):
+        beta = 1.0 - bar[t] / bar[t - 1]
+        tilde = beta * (1.0 - bar[t - 1]) / (1.0 - bar[t])
+        expected = (1.0 - share) * math.log(tilde) + share * math.log(beta)
+        logvar = model.reverse(x, t, t - 1, model(x, t)).logvar
+        np.testing.assert_allclose(logvar, np.full((7, 3), expected), rtol=0, atol=2e-3)
+    t = torch.arange(1, 8)
+    each = model.reverse(x, t, t - 1, model(x, t)).logvar
+    for k in range(2, 8):
+        torch.testing.assert_close(each[k - 1 : k], model.reverse(x, k, k - 1, model(x, k)).logvar[:1])

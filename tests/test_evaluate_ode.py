@@ -110,7 +110,7 @@ def test_the_error_falls_at_the_method_s_order_and_is_told(chain):
     betas, x0 = CHAINS[chain], drawn(MIXTURE, 60)
     runs = {K: density(model(MIXTURE, betas), x0, torch.arange(60), Flow(K, 0)) for K in (16, 32, 128)}
     errors = {K: np.abs(of(runs[K]) - of(runs[128])).mean() for K in (16, 32)}
-    print(chain, errors, [runs[K].error.mean() for K in (16,32)])
+    print(chain, errors, [runs[K].error.mean() for K in (16, 32)])
     assert errors[16] / errors[32] > 2**3.3
     for K in (16, 32):
         assert 0.4 < float(runs[K].error.mean()) / errors[K] < 2.5

@@ -178,6 +178,27 @@ def test_walk_noise_of_another_purpose():
         )
 
 
+def test_walk_noise_has_more_at_every_step(dtype):
+    """For samplers that draw more than once at a level: noise of its own, the same in any batch and order."""
+    noise = WalkNoise(7, torch.tensor([3, 1]), (2, 3), dtype)
+    at = [(step, draw) for step in (0, 1, 2, 999) for draw in (0, 1, 2, 255)]
+    made = {one: noise(*one) for one in at}
+    assert all(one.dtype == dtype and one.shape == (2, 2, 3) for one in made.values())
+    assert len(torch.stack(list(made.values())).flatten(2).flatten(0, 1).unique(dim=0)) == 2 * len(at)
+    assert all(torch.equal(made[step, 0], noise(step)) for step in (0, 1, 2, 999))
+    alone = WalkNoise(7, torch.tensor([1]), (2, 3), dtype)
+    assert all(torch.equal(alone(*one)[0], made[one][1]) for one in reversed(at))
+
+
+def test_more_noise_is_normal_and_independent_of_the_first():
+    noise = WalkNoise(3, torch.arange(500), (40,))
+    first, more, last = noise(5).double(), noise(5, 1).double(), noise(5, 255).double()
+    for one in (more, last):
+        assert stats.kstest(one.flatten().numpy(), "norm").pvalue > 1e-3
+    for a, b in ((first, more), (more, last), (more, noise(6, 1).double())):
+        assert abs(np.corrcoef(a.flatten(), b.flatten())[0, 1]) < 4 / math.sqrt(a.numel())
+
+
 def test_walk_noise_is_made_in_blocks_that_stay_small():
     assert WalkNoise(0, torch.arange(64), (3, 256, 256)).steps_per_block == 1
     noise = WalkNoise(0, torch.arange(4), (1, 8, 8))

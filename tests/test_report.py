@@ -85,6 +85,8 @@ def test_everything_there_is_is_shown(made, pictures):
         "Length of the gradient",
         "Learning rate",
         "Pictures a",
+        "Brightness of pictures",
+        "Contrast of pictures",
     )
     assert all(title in parsed.text for title in titles) and len(parsed.all("svg")) == len(titles)
     assert "of 12 steps8" in parsed.text  # the number's name comes first, and is shown below it
@@ -101,6 +103,7 @@ def test_the_bound_has_its_curve(tmp_path, pictures, kind, first):
         log(made, (step,), vlb=9.0 - 0.5 * step, loss=9.0 - 0.5 * step if kind == "vlb" else 0.1)
     parsed = read(write(made, pictures, **QUICK))
     titles = ("Error of the net", "The bound on the log", "By quarter", "Length", "Learning rate", "Pictures a")
+    titles += ("Brightness of pictures", "Contrast of pictures")
     assert len(parsed.all("svg")) == len(titles) and all(title in parsed.text for title in titles)
     assert min(("Error of the net", "The bound on the log"), key=parsed.text.index) == first
     assert "bits/dim in training3.000" in parsed.text  # a tenth of twelve lines is one

@@ -41,7 +41,7 @@ def made(tmp_path, pictures):
 
 def test_triples_of_training_pictures(made, pictures):
     material = gather(made, pictures, **QUICK)
-    assert material.drawn is material.nearest is None and material.denoising is not None
+    assert material.drawn is material.checks is None and material.denoising is not None
     found = material.enlarged
     assert np.array_equal(found.pairs.whole, pictures.pixels[[0, 2, 5, 7]]) and not found.held_out
     model = ddpm.load(made.folder, "cpu")

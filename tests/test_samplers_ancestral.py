@@ -169,6 +169,7 @@ def test_a_picture_without_a_score_is_left_alone():
     "options, said",
     [
         ({"corrections": 0}, "--corrections 0: is at least 1; without any take --sampler ddpm"),
+        ({"corrections": 256}, "--corrections 256: is at most 255"),
         ({"corrector_snr": 0.0}, "--corrector-snr 0: is positive"),
         ({"corrector_snr": math.inf}, "--corrector-snr inf: is positive"),
         ({"corrector_snr": math.nan}, "--corrector-snr nan: is positive"),

@@ -247,3 +247,14 @@ def test_churn_with_nets_that_refer_to_native_levels(predicts, variance):
 def test_options_that_are_none(options, said):
     with pytest.raises(UserError, match=said):
         Heun(**options)
+
+
+def test_a_level_next_to_another_magnifies_no_rounding():
+    """As where a level asked for is put into a grid that all but has it."""
+    model = model_of(TWO, BETAS, 12, "log-snr")
+    gamma = model.chain.gamma[1:]
+    crowded = model.on(model.native.between(np.sort(np.append(gamma, gamma[7] - 1e-7))))
+    x = 4.0 * seeded((64, 2), 0).float()
+    *_, expected = walk(model, DPMSolver(), x, no_noise, 8)
+    *_, last = walk(crowded, DPMSolver(), x, no_noise, 9)
+    torch.testing.assert_close(last.x, expected.x, rtol=0, atol=1e-3)

@@ -3,7 +3,7 @@
     x_t = (α_t/α_s) x_s + (σ_t − α_t σ_s/α_s) ε̂              (Song et al. 2020, section 4.3; samplers.Inversion)
 
 The noise is a code of the picture: walked down it gives the picture back, its neighbours the picture's neighbours.
-How nearly depends on the number of steps: on the way up ε̂ is taken at one end of each, on the way down at the other.
+How nearly depends on the number of steps: ε̂ is taken at one end of each on the way up, and at the other down.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Inversion:
         return [picture(one) for one in self.rebuilt]
 
     def figure(self, width: int = 120) -> Figure:
-        """A row a picture: itself, its noise, what that gives back, and ten times the difference, grey where there is none."""
+        """A row a picture: itself, its noise, what that gives back, and ten times the difference (grey for none)."""
         from ddpm.draw.plots import Row, table
 
         shown = covering(pixels(torch.from_numpy(self.noise) / 3.0))

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from ddpm.chain import Chain
 from ddpm.grids import Grid
 from ddpm.respacing import known
@@ -30,7 +28,7 @@ USUAL: dict[str, tuple[int | None, str]] = {
 }
 """Of each sampler the number of steps, None for all, and the grid."""
 
-Steps: TypeAlias = int | np.integer[Any] | str | Iterable[int] | None
+Steps: TypeAlias = int | str | Iterable[int] | None
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,6 @@ class Method:
         steps = self.steps
         if isinstance(steps, str):
             steps = int(steps) if steps.strip().isdecimal() else steps.strip()
-        elif isinstance(steps, np.integer):
-            steps = int(steps)
         elif steps is not None and not isinstance(steps, int):
             steps = tuple(steps)
         if self.open and (steps is None or isinstance(steps, int)) and (best := tuned(steps)) is not None:

@@ -47,7 +47,9 @@ def _spaced(gamma: np.ndarray, steps: int, grid: str) -> Any:
         return gamma[np.round(T * np.arange(1, steps + 1) / steps).astype(int)]
     share = np.linspace(0.0, 1.0, steps) if steps > 1 else np.ones(1)
     if grid == "quadratic":
-        return np.interp((1.0 + (math.sqrt(T) - 1.0) * share) ** 2, np.arange(1.0, T + 1.0), gamma[1:])
+        at = (1.0 + (math.sqrt(T) - 1.0) * share) ** 2
+        at[-1] = T  # not next to it
+        return np.interp(at, np.arange(1.0, T + 1.0), gamma[1:])
     low, high = float(gamma[1]), float(gamma[-1])
     if low < _TOP and steps > 1:
         high = min(high, _TOP)

@@ -109,6 +109,12 @@ def _nll(values: dict[str, Any]) -> list[Result]:
     return [_result(values, "bits_per_dim", "bits/dim", total["mean"], total["standard_error"], values["what"])]
 
 
+def _ode(values: dict[str, Any]) -> list[Result]:
+    total = values["results"]["bits_per_dim"]
+    name = "bits/dim by the probability-flow ODE"
+    return [_result(values, "bits_per_dim", name, total["mean"], total["standard_error"], values["what"])]
+
+
 def _rate(values: dict[str, Any]) -> list[Result]:
     curve, how = values["results"], f"{values['what']}, up to x_1"
     errors = [None if curve[name] is None else curve[name][-1] for name in ("rate_se", "rmse_se")]
@@ -153,6 +159,7 @@ _METRICS = {"fid": "FID", "sfid": "sFID", "kid": "KID", "is": "Inception Score"}
 _OTHERWISE = {"fid": "Fréchet distance", "sfid": "spatial Fréchet distance", "kid": "kernel distance"}
 _READERS: dict[str, Callable[[dict[str, Any]], list[Result]]] = {
     "nll": _nll,
+    "ode": _ode,
     "rate": _rate,
     "grid": _grid,
     "fidelity": _fidelity,

@@ -16,7 +16,7 @@ from ddpm.units import counted
 
 if TYPE_CHECKING:
     from ddpm.config import Config
-    from ddpm.report.advice import Advice
+    from ddpm.report.shown import Advice
     from ddpm.store import Checkpoint, Description, Run
 
 _SLOWER = 0.7  # of the usual speed, at the end
@@ -240,7 +240,8 @@ def _disk(run: Run, newest: Checkpoint | None, state: str, worth: list[str]) -> 
 def _advice(
     run: Run, description: Description, state: str, step: int, records: list[dict[str, Any]], needed: bool
 ) -> list[Advice]:
-    from ddpm.report.advice import Shown, advise
+    from ddpm.report.advice import advise
+    from ddpm.report.shown import Shown
 
     if not needed or state == "running":
         return []
@@ -261,7 +262,7 @@ def _advice(
 
 
 def _number(value: Any) -> float | None:
-    from ddpm.report.advice import number
+    from ddpm.report.shown import number
 
     return number(value)
 

@@ -30,6 +30,7 @@ METRICS = {
     "nll": "bits/dim, the variational bound on the likelihood, with its parts",
     "rate": "rate and distortion against reverse steps",
     "grid": "the best levels for every number of steps, for --grid fitted",
+    "ode": "bits/dim by the probability-flow ODE: an exact likelihood, of what ddim, heun and dpm++ draw",
     "fid": "Fréchet distance of features",
     "sfid": "the same of spatial features",
     "kid": "kernel distance of features, without bias at any number of pictures",
@@ -84,11 +85,16 @@ class Options:
     grid found: the run's, or those of a grids.json. For fid ... recall, the levels of the sampler."""
     draws: Annotated[int | None, unset("M", "32")] = None
     """Levels drawn a picture for the estimate."""
+    ode_steps: Annotated[int | None, unset("K", "32")] = None
+    """For ode, steps of Runge-Kutta, an even number: 6 K evaluations of the net a picture, with derivatives."""
+    probes: Annotated[str | None, unset("M|exact", "1")] = None
+    """For ode, random directions a picture that the divergence is estimated from (Hutchinson); exact takes all
+    directions, which is for very small pictures."""
     n: Annotated[
         str | None,
         unset(
             "N|all",
-            "all up to 1,000, for grid up to 100; for fid ... 10,000 drawn, all of a folder",
+            "all up to 1,000, for grid and ode up to 100; for fid ... 10,000 drawn, all of a folder",
             aliases=["-n"],
             name="number",
         ),
@@ -210,10 +216,11 @@ def main(arguments: Sequence[str]) -> int:
         raise
     from ddpm.commands.evaluate_bits import choose_measurement, measure_bits
     from ddpm.commands.evaluate_grid import measure_grid
+    from ddpm.commands.evaluate_ode import choose_flow, measure_ode
     from ddpm.evaluate import open_reference
 
     model.denoiser = with_variance(model, options.variance)
-    what = choose_measurement(model, options, metrics)
+    what, flow = choose_measurement(model, options, metrics), choose_flow(options, metrics)
     with stages() as advance:
         reference = open_reference(options.reference, model, advance)
     for note in (*model.notes, *reference.notes):
@@ -222,6 +229,8 @@ def main(arguments: Sequence[str]) -> int:
     case = Case(options, model, reference, options.out or usual, out)
     if what is not None:
         measure_bits(case, what, metrics)
+    if flow is not None:
+        measure_ode(case, flow)
     if "grid" in metrics:
         measure_grid(case)
     return 0
@@ -249,6 +258,9 @@ def check_kind(options: Options, metrics: Sequence[str]) -> Literal["pictures", 
             f"--metrics {','.join(metrics)}: take two commands, --metrics {','.join(others)} and --metrics "
             f"{','.join(pictures)}, as -n, --steps and --grid mean another thing in each"
         )
+    for name, given in (("ode-steps", options.ode_steps), ("probes", options.probes)):
+        if given is not None and "ode" not in metrics:
+            raise UserError(f"--{name} {given}: belongs to ode; leave it out, or add it to --metrics")
     if pictures:
         if options.draws is not None:
             raise UserError(f"--draws {options.draws}: belongs to nll; leave it out")

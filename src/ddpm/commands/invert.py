@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     for text, error in zip(options.pictures, made.error, strict=True):
         out.print(f"{text}: comes back with a mean squared error of {error:.1e} on [0, 1]")
     out.print(
-        f"{made.record['steps']} steps of ddim up, as many down by {model.name}, in {seconds:.1f} s on {model.device}"
+        f"{made.record['steps']} steps of ddim up and down by {model.name}, in {seconds:.1f} s on {model.device}"
     )
     out.print(f"open {folder / MADE[1]}; the noise is in {folder / MADE[2]}")
     return 0

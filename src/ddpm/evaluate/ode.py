@@ -19,7 +19,7 @@ densities follow it, too: d log p(z)/du = −div_z ε̂. The same in x itself an
 p is the density of what the ODE makes of noise, and so of what ddim, heun and dpm++ draw with enough steps. It is
 no estimate of what the bound bounds, the law of ancestral sampling: the two share a net, and agree where its score
 is exact. The net's predictions are taken as they are. `clip` is left out: the flow would have corners, which cost
-the order of the method, and a divergence that jumps. Guidance is left out, too: it gives the score of no known law.
+the order of the method, and a divergence that jumps. Guidance is left out, too: it gives the score of no law.
 """
 
 from __future__ import annotations
@@ -80,8 +80,12 @@ class Flow:
 
     def words(self) -> str:
         """What the number is."""
-        by = f"divergence by {counted(self.probes, 'probe')}" if self.probes else "exact divergence"
-        return f"likelihood by the probability-flow ODE: {self.steps} steps of Runge–Kutta in log SNR, {by}"
+        return f"likelihood by the probability-flow ODE, {self.detail()}"
+
+    def detail(self) -> str:
+        """How it is solved."""
+        by = f"the divergence by {counted(self.probes, 'probe')}" if self.probes else "the exact divergence"
+        return f"{self.steps} steps of Runge-Kutta even in log SNR, {by}"
 
     def title(self) -> str:
         """The same in a few words."""
@@ -278,7 +282,7 @@ def _check(log_p: np.ndarray, rows: Int64[np.ndarray, "B"], name: str) -> None:
     off = ~np.isfinite(log_p)
     if off.any():
         raise UserError(
-            f"{name}: picture {rows[off][0]} has a log-density of {log_p[off][0]}: the net's output is not finite, "
+            f"{name}: picture {rows[off][0]} has a log-density of {log_p[off][0]}: the net's output is not finite "
             "or changes too fast for the steps; try more --ode-steps, or another checkpoint"
         )
 

@@ -105,7 +105,7 @@ def trouble(made: Material) -> str:
     if checks.quarters is not None:
         return html + _quarters(checks.quarters, made.description.config.chain.steps)
     if not made.description.config.data.holdout:
-        html += page.note(
+        html += page.text(
             "No pictures are held out (--holdout 0.05): what it knows of pictures it never saw cannot be told."
         )
     return html

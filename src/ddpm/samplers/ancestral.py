@@ -65,6 +65,8 @@ class PredictorCorrector(Sampler[None]):
             raise UserError(f"--predictor {self.predictor}: takes ancestral or reverse")
         if self.corrections < 1:
             raise UserError(f"--corrections {self.corrections}: is at least 1; without any take --sampler ddpm")
+        if self.corrections > 255:  # the draws that noise has at a level
+            raise UserError(f"--corrections {self.corrections}: is at most 255")
         if not 0.0 < self.corrector_snr < math.inf:
             raise UserError(f"--corrector-snr {self.corrector_snr:g}: is positive")
 

@@ -88,6 +88,11 @@ class Heun(Sampler[None]):
         return 2 * steps - 1
 
 
+# A step more than so many times as long as the one before is of first order: a line through two levels as near, as
+# where one was put into the grid (`Walks.through`), would magnify the rounding of their predictions.
+_FAR = 100.0
+
+
 class Before(NamedTuple):
     """What a multistep solver keeps of the step before: x̂_0 and the h of the step."""
 
@@ -113,7 +118,7 @@ class DPMSolver(Sampler[Before | None]):
             return prediction.x0, prediction, None
         chain, x0 = model.chain, prediction.x0
         h = 0.5 * float(chain.gamma[t] - chain.gamma[s])
-        line = x0 if state is None else x0.lerp(state.x0, -0.5 * h / state.h)
+        line = x0 if state is None or h > _FAR * state.h else x0.lerp(state.x0, -0.5 * h / state.h)
         alpha, sigma = float(chain.alpha(s, xt)), float(chain.sigma(s, xt))
         ratio = sigma / float(chain.sigma(t, xt))
         if self.stochastic:
