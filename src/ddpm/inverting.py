@@ -52,7 +52,7 @@ class Inversion:
         return [picture(one) for one in self.rebuilt]
 
     def figure(self, width: int = 120) -> Figure:
-        """A row a picture: itself, its noise, what that gives back, and ten times the difference (grey for none)."""
+        """A row a picture: itself, its noise, what that gives back, and ten times the difference on grey."""
         from ddpm.draw.plots import Row, table
 
         shown = covering(pixels(torch.from_numpy(self.noise) / 3.0))
