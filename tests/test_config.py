@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ddpm.build import build_net
+from ddpm.checking import check
 from ddpm.config import (
     ChainConfig,
     Config,
@@ -18,7 +19,6 @@ from ddpm.config import (
     NetConfig,
     OptimizerConfig,
     TrainConfig,
-    check,
     from_json,
     meaningless,
     to_json,

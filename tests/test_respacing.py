@@ -59,6 +59,12 @@ def test_trailing_is_that_of_diffusers():
         assert native.respace(steps, "trailing").timestep[:0:-1].tolist() == scheduler.timesteps.tolist()
 
 
+def test_quadratic_begins_at_the_top_whatever_rounding_makes_of_the_root():
+    for T in range(21, 60):
+        native = Chain.from_betas(linear_betas(T))
+        assert native.respace(5, "quadratic").timestep[-1] == native.timestep[-1]
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_quadratic_grows_as_a_square(name):
     """√t is even, from 1 to √T."""

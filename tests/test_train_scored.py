@@ -71,7 +71,7 @@ def test_the_best_checkpoint_is_kept_while_others_are_thinned(call, monkeypatch)
         (2, 5.0), (4, 2.0), (6, 3.0), (8, 4.0), (10, 2.5), (12, 2.0)
     ]  # fmt: skip
     assert steps_kept() == [4, 12]  # of two as good the first
-    assert "step 4, ddpm sample run/checkpoints/000000004" in out
+    assert "step 4, at 2; ddpm sample run/checkpoints/000000004" in out
     state = json.loads(Path("run/checkpoints/000000012/state.json").read_text())
     assert state["best"] == {"step": 4, "fid": 2.0}
     assert load("run/checkpoints/000000004", "cpu").description.step == 4

@@ -159,7 +159,7 @@ class Run:
         best: int | None = None,
     ) -> Path:
         """Writes a checkpoint, removes all but the newest `keep` and that of step `best`; returns its folder."""
-        target = self.folder / "checkpoints" / f"{description.step:09d}"
+        target = self.checkpoint(description.step)
         with new_folder(target) as folder:
             checksums = {}
             for part, tensors in parts.items():
@@ -170,6 +170,10 @@ class Run:
             if int(old.name) != best:
                 remove_folder(old)
         return target
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.folder / "checkpoints" / f"{step:09d}"
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint, and a line for each newer one that is damaged."""

@@ -11,7 +11,7 @@ import torch
 
 from ddpm.data import Pictures
 from ddpm.errors import UserError
-from ddpm.evaluate.scorer import Scorer
+from ddpm.evaluate.scorer import Scorer, scorer_of
 from ddpm.events import Began, Ended, Evaluated, Logged, Saved, Scored, Stepped, TrainEvent
 from ddpm.preview import preview
 from ddpm.store import Checkpoint, Description, Facts, Run
@@ -38,6 +38,7 @@ def fit(
     description: Description,
     checkpoint: Checkpoint | None = None,
     stop: Callable[[], bool] = lambda: False,
+    scorer: Scorer | None = None,
 ) -> Iterator[TrainEvent]:
     """Trains to the config's last step, from a checkpoint if one is given, writing into the run's folder.
 
@@ -64,6 +65,8 @@ def fit(
         sums[: len(window["sums"])] = sums.new_tensor(window["sums"])
         before = float(checkpoint.state["seconds"])
         best = checkpoint.state.get("best")
+        if best and not run.checkpoint(int(best["step"])).is_dir():  # somebody has removed it
+            best = None
     began = time.perf_counter() - before
 
     def check_finite(step: int) -> None:
@@ -78,10 +81,7 @@ def fit(
         kept = int(best["step"]) if best else None
         return Saved(step, run.save(replace(description, step=step), trainer.tensors(), state, train.keep, kept))
 
-    scorer = None
-    if train.evaluate_every:
-        features = train.evaluate_features
-        scorer = Scorer(trainer.pictures, train.evaluate_samples, features, trainer.accelerator.device)
+    scorer = scorer or scorer_of(train, trainer.pictures, trainer.accelerator.device)
     clock, clocked = time.perf_counter(), start
     saved = start if checkpoint else -1
     step, stopped = start, start < steps and stop()
@@ -137,14 +137,6 @@ def fit(
         if due or look or score:
             check_finite(step)
         # Looks come before the checkpoint: who is killed in between goes on from before both, and looks again.
-        if look:
-            if (apart := trainer.evaluate()) is not None:
-                evaluated = Evaluated(step, *apart)
-                run.log(_apart(evaluated))
-                yield evaluated
-            if train.preview_every and not classifies:
-                pipelines = trainer.pipelines(replace(description, step=step), run.folder.name)
-                yield preview(*pipelines, run, trainer.pairs())
         if scorer is not None and score:
             value = scorer.score(trainer.pipelines(replace(description, step=step), run.folder.name)[0])
             leads = best is None or value < best["fid"]
@@ -154,6 +146,14 @@ def fit(
             run.log(_score(scored))
             yield scored
             due = due or leads
+        if look:
+            if (apart := trainer.evaluate()) is not None:
+                evaluated = Evaluated(step, *apart)
+                run.log(_apart(evaluated))
+                yield evaluated
+            if train.preview_every and not classifies:
+                pipelines = trainer.pipelines(replace(description, step=step), run.folder.name)
+                yield preview(*pipelines, run, trainer.pairs())
         if due:
             yield save(step)
             saved = step

@@ -82,7 +82,7 @@ def measure_ode(case: Case, flow: Flow) -> None:
         },
     )
     caption = f"{case.model.name} on {case.measured_on(n)}, with uniform noise on their pixels; {flow.detail()}."
-    picture = write(figure(flow, summary, caption), records.path(f"ode-{n}.png"))
+    picture = write(figure(summary, caption), records.path(f"ode-{n}.png"))
     out.print(f"Measured: {flow.words()}.")
     out.print(f"open {picture}; all numbers are in {record}")
 

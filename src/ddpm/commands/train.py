@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 from ddpm.commands.info import config_table, parameters
-from ddpm.commands.options import console, parse_size, read
+from ddpm.commands.options import console, parse_size, progress, read
 from ddpm.commands.planning import (
     PlanOptions,
     accelerator_for,
@@ -35,6 +35,7 @@ from ddpm.presets import preset
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ddpm.evaluate.scorer import Scorer
     from ddpm.report import Material
     from ddpm.store import Checkpoint, Description, Run
     from ddpm.trainer import Trainer
@@ -96,7 +97,8 @@ def main(arguments: Sequence[str]) -> int:
     trainer = Trainer(config, pictures, accelerator, held_out, weights)
     command = "ddpm train " + shlex.join(arguments)
     description = Description(config, facts(pictures, held_out), plan=planned.reasons, command=command)
-    return _follow(trainer, Run.create(run.folder, description), description, None, out)
+    scorer = _scorer(trainer)
+    return _follow(trainer, Run.create(run.folder, description), description, None, out, scorer)
 
 
 def _weights(config: Config, classes: Sequence[str], out: Console) -> dict[str, Tensor]:
@@ -137,6 +139,7 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
     if checkpoint is None and damaged:
         raise UserError(f"{run.folder}: no checkpoint of this run is whole; start it anew with another --out")
     if checkpoint and checkpoint.step >= config.train.steps:
+        _tell_best(run, out)
         out.print(f"{run.folder}: complete at step {checkpoint.step:,}; {_use(config, run)}")
         return 0
     if options.dry_run:
@@ -160,7 +163,7 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
     fresh = checkpoint is None and config.train.init_from
     weights = _weights(config, pictures.classes, out) if fresh else None
     trainer = Trainer(config, pictures, accelerator, held_out, weights)
-    return _follow(trainer, run, description, checkpoint, out)
+    return _follow(trainer, run, description, checkpoint, out, _scorer(trainer))
 
 
 def _field(config: Config, name: str) -> Any:
@@ -189,27 +192,29 @@ class _Signals:
 
 
 def _follow(
-    trainer: Trainer, run: Run, description: Description, checkpoint: Checkpoint | None, out: Console
+    trainer: Trainer,
+    run: Run,
+    description: Description,
+    checkpoint: Checkpoint | None,
+    out: Console,
+    scorer: Scorer | None,
 ) -> int:
     """Trains, and shows it."""
     from ddpm.commands.track import Tracked
     from ddpm.commands.watch import watch
-    from ddpm.events import Ended, Previewed, Saved, Scored
+    from ddpm.events import Ended, Previewed, Saved
     from ddpm.report import publish_stopped
     from ddpm.train import fit
 
     complete, told, made = False, set(trainer.pictures.skipped), None
-    best: Scored | None = None
     draws = trainer.config.train.task != "classifier"
     track = Tracked(trainer.accelerator, run, trainer.config, checkpoint.step if checkpoint else 0, out.print)
     with _Signals() as signals, watch(out) as show:
-        for event in fit(trainer, run, description, checkpoint, lambda: bool(signals.received)):
+        for event in fit(trainer, run, description, checkpoint, lambda: bool(signals.received), scorer):
             show(event)
             track(event)
             if isinstance(event, Previewed if draws else Saved):
                 made = _report(trainer, run, replace(description, step=event.step), out) or made
-            if isinstance(event, Scored) and event.best:
-                best = event
             complete = isinstance(event, Ended) and event.complete
     # A stream finds out only when it gets there.
     late = [one for one in trainer.pictures.skipped if one not in told]
@@ -221,14 +226,29 @@ def _follow(
         return 128 + signals.received
     if draws and not trainer.config.train.preview_every:
         _report(trainer, run, replace(description, step=trainer.config.train.steps), out)
-    if best is not None and best.step < trainer.config.train.steps:
-        path = shlex.quote(str(run.folder / "checkpoints" / f"{best.step:09d}"))
-        out.print(
-            f"nearest to the pictures by {best.fid:.4g} in {best.features} features: step {best.step:,}, "
-            f"ddpm sample {path}"
-        )
+    _tell_best(run, out)
     out.print(f"done; look at {run.folder / 'report.html'}, {_use(trainer.config, run)}")
     return 0
+
+
+def _scorer(trainer: Trainer) -> Scorer | None:
+    """What scores the training, ready; UserError where there is no such feature net, before a run is made."""
+    from ddpm.evaluate.scorer import scorer_of
+
+    scorer = scorer_of(trainer.config.train, trainer.pictures, trainer.accelerator.device)
+    if scorer is not None:
+        with progress("features of the pictures") as advance:
+            scorer.prepare(advance)
+    return scorer
+
+
+def _tell_best(run: Run, out: Console) -> None:
+    """Says which checkpoint drew what is nearest to the pictures, where that is not the last."""
+    newest, _ = run.newest()
+    best = newest.state.get("best") if newest else None
+    if best and newest and best["step"] < newest.step:
+        path = shlex.quote(str(run.checkpoint(int(best["step"]))))
+        out.print(f"nearest to the pictures: step {best['step']:,}, at {best['fid']:.4g}; ddpm sample {path}")
 
 
 def _use(config: Config, run: Run) -> str:

@@ -126,23 +126,28 @@ def sample_features(
 
 
 def reference_features(
-    pictures: Pictures, net: FeatureNet, progress: Progress | None = None, cache: bool | Path = True
+    pictures: Pictures,
+    net: FeatureNet,
+    progress: Progress | None = None,
+    cache: bool | Path = True,
+    most: int | None = None,
 ) -> Collected:
-    """What is kept of a set, windows cut from the centre; without logits.
+    """What is kept of a set, or of `most` of its pictures, evenly spread; windows cut from the centre, no logits.
 
     cache: whether it is looked up in ddpm's cache, and left there; or the folder of another cache. A damaged file
     counts as none. progress: as of `sample_features`; not called for what is looked up.
     """
-    n, at = len(pictures), None
+    n, at = min(len(pictures), most or len(pictures)), None
+    which = spread(len(pictures), n)
     if cache:
         home = default_cache() if cache is True else Path(cache)
-        at = home / "features" / f"{_key(pictures, net)[:32]}.npz"
+        at = home / "features" / f"{_key(pictures, net, n)[:32]}.npz"
         if (found := _read(at, n)) is not None:
             return found
     gathering = Gathering(n, logits=False)
     for first in range(0, n, _AT_ONCE):
         numbers = np.arange(first, min(n, first + _AT_ONCE))
-        gathering.add(numbers, net(pictures.rows(numbers, None)[0]))
+        gathering.add(numbers, net(pictures.rows(which[numbers], None)[0]))
         if progress:
             progress(int(numbers[-1]) + 1, n)
     made = gathering.collected()
@@ -240,11 +245,11 @@ def caveats(metrics: Sequence[str], samples: Collected, reference: Collected) ->
 # -- the cache ----------------------------------------------------------------------------------------------
 
 
-def _key(pictures: Pictures, net: FeatureNet) -> str:
+def _key(pictures: Pictures, net: FeatureNet, n: int) -> str:
     """64 hex digits; of some pixels too, as the fingerprint of a stream is of names and sizes."""
     looked_at = pictures.rows(spread(len(pictures), min(len(pictures), _LOOKED_AT)), None)[0]
     pixels = hashlib.sha256(np.ascontiguousarray(looked_at).data).hexdigest()
-    parts = [FORMAT, KEPT, MOST, pictures.fingerprint, len(pictures), pixels, net.key]
+    parts = [FORMAT, KEPT, MOST, pictures.fingerprint, n, pixels, net.key]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

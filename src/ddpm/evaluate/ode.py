@@ -87,10 +87,6 @@ class Flow:
         by = f"the divergence by {counted(self.probes, 'probe')}" if self.probes else "the exact divergence"
         return f"{self.steps} steps of Runge-Kutta even in log SNR, {by}"
 
-    def title(self) -> str:
-        """The same in a few words."""
-        return ("Likelihood" if self.probes else "Exact likelihood") + " by the probability-flow ODE"
-
     def about(self) -> dict[str, Any]:
         """The same as plain values, for a record and a key."""
         return {
@@ -291,8 +287,8 @@ def _check(log_p: np.ndarray, rows: Int64[np.ndarray, "B"], name: str) -> None:
 class Summary:
     """Bits/dim over n pictures, total = prior + volume + pixels, and log p in nats.
 
-    error, worst_error: what the steps are off, in bits/dim, in the mean and at most. pixels: log2 127.5. each:
-    bits/dim of each picture. noise: σ div ε̂/D, its mean over pictures, where γ is that of `gamma`.
+    error, worst_error: what the steps are off, in bits/dim, in the mean and at most. pixels: log2 127.5. noise:
+    σ div ε̂/D, its mean over pictures, where γ is that of `gamma`.
     """
 
     total: Mean
@@ -302,7 +298,6 @@ class Summary:
     log_p: Mean
     error: float
     worst_error: float
-    each: Float64[np.ndarray, "n"]
     gamma: Float64[np.ndarray, "K"]
     noise: Float64[np.ndarray, "K"]
 
@@ -324,36 +319,29 @@ def summarise(model: Denoiser, flow: Flow, measured: Density, dimensions: int) -
     prior, volume, log_p, error = (
         part.numpy() for part in (measured.prior, measured.volume, measured.log_p, measured.error)
     )
-    each = bits_per_dim(log_p, dimensions)
     return Summary(
-        Mean.of(each),
+        Mean.of(bits_per_dim(log_p, dimensions)),
         Mean.of(-scale * prior),
         Mean.of(-scale * volume),
         math.log2(_BIN),
         Mean.of(log_p),
         float(scale * error.mean()),
         float(scale * error.max()),
-        each,
         on_grid(model, flow.steps).chain.gamma[1:-1:2],
         measured.noise.numpy().mean(0),
     )
 
 
-def figure(flow: Flow, summary: Summary, about: str = "") -> Figure:
-    """The share of the directions that are noise to the model over log SNR, and bits/dim of each picture, sorted.
+def figure(summary: Summary, about: str = "") -> Figure:
+    """The share of the directions that are noise to the model, over log SNR.
 
-    about: of which model and pictures, a sentence.
+    about: of which model and pictures, in whole sentences.
     """
     from ddpm.draw.plots import Line, Panel, curves
 
-    each, error = np.sort(summary.each), summary.total.standard_error
-    rank = (np.arange(len(each)) + 0.5) / len(each)
-    total = f"{summary.total.value:.3f}" + ("" if error is None else f" ± {error:.3f} (standard error)")
+    error = summary.total.standard_error
+    total = f"{summary.total.value:.3f}" + ("" if error is None else f" ± {error:.3f}")
     share = Line("", -summary.gamma[::-1], summary.noise[::-1])
-    panels = [
-        Panel(
-            "Directions that are only noise to the model", [share], "log SNR; clean pictures on the right", "share"
-        ),
-        Panel("Bits/dim of each picture, sorted", [Line("", rank, each)], "share of the pictures"),
-    ]
-    return curves([panels], [f"{flow.title()}: {total} bits/dim"], about)
+    panel = Panel("Directions that are only noise to the model", [share], "log SNR: clean on the right", "share")
+    spread = "" if error is None else " ±: standard error over pictures."
+    return curves([[panel]], [f"ODE: {total} bits/dim"], about + spread)
