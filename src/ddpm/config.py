@@ -184,14 +184,14 @@ class TrainConfig:
     """Checkpoints kept, the newest ones."""
     task: Literal["image", "classifier", "upsampler"] = "image"
     """A model of pictures, a classifier of noisy pictures, or a model of pictures given small ones."""
+    label_drop: float = 0.0
+    """Share of labels left out, which classifier-free guidance needs: 0.1; 0 for none."""
     evaluate_every: int = 0
     """Steps between two scores of what the averaged net draws, the best one's checkpoint kept; 0 for none."""
     evaluate_samples: int = 500
     """Pictures drawn for a score, always of the same seed."""
     evaluate_features: str = "random"
     """Feature net of the score: random, inception, or an exported program."""
-    label_drop: float = 0.0
-    """Share of labels left out, which classifier-free guidance needs: 0.1; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -216,10 +216,13 @@ class Config:
         return config
 
 
+_SCORED = ("train.evaluate_every", "train.evaluate_samples", "train.evaluate_features")
 _WITHOUT: dict[str, tuple[str, ...]] = {
     "image": ("data.low_size",),
+    "upsampler": _SCORED,
     "classifier": (
         "data.low_size",
+        *_SCORED,
         *(f"denoiser.{item.name}" for item in dataclasses.fields(DenoiserConfig)),
         *(f"loss.{item.name}" for item in dataclasses.fields(LossConfig) if item.name != "times"),
         "train.label_drop",
