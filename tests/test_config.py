@@ -34,7 +34,9 @@ OTHER = Config(
     DenoiserConfig("mean", "small", clip=False),
     LossConfig("hybrid", 0.01, "huber", "p2", 4.0, 2.0, 0.5, 0.1, "low-discrepancy"),
     OptimizerConfig(1e-3, 7, "cosine", 0.8, 0.99, 0.01, 0.0, 0.5),
-    TrainConfig(100, 12, 3, 9, "bf16", True, True, "runs/a", ("wandb",), 1, 0, 10, 5, "upsampler", 0.1),
+    TrainConfig(
+        100, 12, 3, 9, "bf16", True, True, "runs/a", ("wandb",), 1, 0, 10, 5, "upsampler", 0.1, 7, 50, "x.pt2"
+    ),
 )
 SECTIONS = [f.name for f in dataclasses.fields(Config)]
 
@@ -230,7 +232,8 @@ def test_a_classifier_of_the_rest_is_fine(changes):
 
 def test_what_means_nothing_for_a_task_is_known():
     every = {f"{s}.{item.name}" for s in SECTIONS for item in dataclasses.fields(getattr(Config(), s))}
-    assert meaningless(Config().with_(train__task="upsampler")) == set()
+    scored = {"train.evaluate_every", "train.evaluate_samples", "train.evaluate_features"}
+    assert meaningless(Config().with_(train__task="upsampler")) == scored
     assert meaningless(Config()) == {"data.low_size"}
     of_classifiers = meaningless(Config().with_(**CLASSIFIER))
     assert of_classifiers < every

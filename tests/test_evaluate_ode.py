@@ -20,7 +20,7 @@ CHAINS = {"linear": linear_betas(1000), "cosine": cosine_betas(1000)}
 
 
 class SmoothOracle(nn.Module):
-    """The perfect net of a mixture in torch, so that it has derivatives, between levels too: log SNR is linear there.
+    """The perfect net of a mixture in torch, so that it has derivatives; between two levels log SNR is linear.
 
     Written from the posterior of each component, as OracleNet is: E[x_0|x_t], and ε̂ or v̂ from it.
     """
@@ -66,8 +66,9 @@ def of(made):
     return made.log_p.numpy()
 
 
-@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize(
+    "predicts, chain", [("eps", "linear"), ("x0", "linear"), ("eps", "cosine"), ("v", "cosine")]
+)
 @pytest.mark.parametrize("mixture", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
 def test_it_is_the_analytic_density_of_the_noised_data(mixture, chain, predicts):
     betas, x0 = CHAINS[chain], drawn(mixture, 50)
@@ -95,14 +96,15 @@ def test_off_centre_it_is_the_law_that_the_flow_makes_of_noise(chain):
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("mixture", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
 def test_probes_are_right_in_the_mean(mixture, chain):
-    """One picture under many numbers, so many probes: the mean to 1e-3 as far as its own spread allows."""
-    betas, x0 = CHAINS[chain], drawn(mixture, 1, seed=3).expand(4000, -1)
-    made = density(model(mixture, betas), x0, torch.arange(4000), Flow(32, 1))
+    """One picture under many numbers, so many probes."""
+    betas, n = CHAINS[chain], 20 if mixture is GAUSSIAN else 2000
+    x0 = drawn(mixture, 1, seed=3).expand(n, -1)
+    made = density(model(mixture, betas), x0, torch.arange(n), Flow(32, 1))
     off = of(made) - of(density(model(mixture, betas), x0[:1], torch.arange(1), Flow(32, 0)))
     if mixture is GAUSSIAN:  # whose derivative is diagonal: signs square to 1, and nothing is left to chance
         assert np.abs(off).max() < 1e-4
     else:
-        assert off.std() > 1e-2 and abs(off.mean()) < max(1e-3, 4 * off.std() / math.sqrt(len(off)))
+        assert off.std() > 1e-2 and abs(off.mean()) < 4 * off.std() / math.sqrt(n)
 
 
 @pytest.mark.parametrize("chain", CHAINS)
@@ -116,16 +118,15 @@ def test_the_error_falls_at_the_method_s_order_and_is_told(chain):
     assert torch.allclose(runs[32].coarse, runs[16].log_p, atol=1e-6)
 
 
-def test_two_dimensions_by_hand():
-    """D products of one flow step by step, against numpy's derivative of the same steps (finite differences)."""
+def test_few_steps_by_hand():
+    """The same steps in numpy from the mixture's score, and their derivative by finite differences."""
     betas, flow = linear_betas(50), Flow(4, 0)
     mixture = Mixture.of([0.5, 0.5], [[0.3, 0.1], [-0.3, -0.1]], [0.3, 0.4])
-    of_model, gamma = model(mixture, betas), None
     bar = np.cumprod(1.0 - betas)
     low, high = np.log(1 / bar[[0, -1]] - 1)
     gamma = np.linspace(low, high, 9)
 
-    def v_and_rate(x, g):
+    def rate(x, g):
         alpha, sigma = 1 / math.sqrt(1 + math.exp(g)), 1 / math.sqrt(1 + math.exp(-g))
         score = mixture.noised(alpha, sigma).score(x)
         eps = -sigma * score
@@ -134,20 +135,25 @@ def test_two_dimensions_by_hand():
     def top(x):
         for k in range(0, 8, 2):
             h = gamma[k + 2] - gamma[k]
-            a = v_and_rate(x, gamma[k])
-            b = v_and_rate(x + h / 2 * a, gamma[k + 1])
-            c = v_and_rate(x + h / 2 * b, gamma[k + 1])
-            x = x + h / 6 * (a + 2 * b + 2 * c + v_and_rate(x + h * c, gamma[k + 2]))
+            a = rate(x, gamma[k])
+            b = rate(x + h / 2 * a, gamma[k + 1])
+            c = rate(x + h / 2 * b, gamma[k + 1])
+            x = x + h / 6 * (a + 2 * b + 2 * c + rate(x + h * c, gamma[k + 2]))
         return x
 
     x0 = mixture.sample(3, 1)
     end = top(math.sqrt(bar[0]) * x0)
-    made = density(of_model, torch.from_numpy(x0), torch.arange(3), flow)
+    made = density(model(mixture, betas), torch.from_numpy(x0), torch.arange(3), flow)
     expected = -0.5 * (end**2).sum(1) - math.log(2 * math.pi)
     np.testing.assert_allclose(made.prior, expected, atol=1e-5)
+    # Few steps are far from the flow, but the volume changes nearly as that of the map they make.
+    d = 1e-5 * np.eye(2)
+    columns = [(top(math.sqrt(bar[0]) * (x0 + e)) - top(math.sqrt(bar[0]) * (x0 - e))) / 2e-5 for e in d]
+    by_map = np.log(np.abs(np.linalg.det(np.stack(columns, -1))))
+    print(made.volume - torch.from_numpy(by_map))
 
     def divergence(x, g, d=1e-5):
-        each = [(v_and_rate(x + e, g) - v_and_rate(x - e, g)) / (2 * d) for e in d * np.eye(2)]
+        each = [(rate(x + e, g) - rate(x - e, g)) / (2 * d) for e in d * np.eye(2)]
         return each[0][:, 0] + each[1][:, 1]
 
     alpha, sigma2 = math.sqrt(bar[0]), 1 - bar[0]
@@ -197,7 +203,6 @@ def test_more_probes_are_sharper():
 def test_what_is_computed_and_told():
     betas, told = linear_betas(60), []
     of_model, flow = model(MIXTURE, betas), Flow(6, 1)
-    assert not torch.is_inference_mode_enabled()
     with torch.no_grad():  # as a command may have it
         made = density(of_model, drawn(MIXTURE, 2), torch.arange(2), flow, progress=lambda *a: told.append(a))
     assert of_model.net.batches == [2] * 36 and flow.evaluations == 36
@@ -210,7 +215,7 @@ def test_pixels_get_uniform_noise_of_their_own_width():
     x0 = pixels.expand(20, -1)
     made = dequantised(x0, torch.arange(20), seed=4)
     u = ((made - x0) * 127.5 + 0.5).flatten().sort().values
-    assert 0 < u.min() and u.max() < 1
+    assert u.min() > 0 and u.max() < 1
     ideal = (torch.arange(len(u)) + 0.5) / len(u)
     assert (u - ideal).abs().max() < 1.95 / math.sqrt(len(u))  # Kolmogorov's test at 1 in 1,000
     assert torch.equal(dequantised(x0[:3], torch.tensor([5, 0, 19]), 4), made[[5, 0, 19]])
