@@ -275,7 +275,7 @@ def test_sampling_writes_grid_film_and_pictures(call, workplace):
         assert image.size == (12, 8) and image.text["ddpm:seed"] == "5" and image.text["ddpm:steps"] == "4"
         expected = ddpm.load("zoo", "cpu").sample(3, steps=4, seed=5, label=2, size=(8, 12)).pixels[2, 0]
         assert np.array_equal(np.asarray(image), expected)
-    assert "3 pictures of zoo, ddim with 4 steps, seed 5" in out and "samples/zoo/film.webp" in out
+    assert "3 pictures of zoo, dpm++sde with 4 trailing steps, seed 5" in out and "samples/zoo/film.webp" in out
     assert "sampling 4/4" in err
     arguments = ["-n", "1", "--sampler", "ddpm", "--weights", "model", "--no-film", "--out", "there"]
     assert call("sample", "zoo", *arguments)[0] == 0

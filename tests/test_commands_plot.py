@@ -297,7 +297,11 @@ def test_respace_marks_the_levels_of_fitted_grids_each_model_its_own(workplace):
         (["zoo"], "fitted:", "--respace fitted:: takes a number of steps after the colon, as fitted:20"),
         (["bare"], "fitted:3", "--respace fitted:3: bare has no fitted grids yet; `ddpm evaluate"),
         (["zoo", "linear"], "fitted:3", "--respace fitted:3: linear is no run; name a grids.json"),
-        (["zoo"], "none.json:3", "--respace none.json:3: takes even, fitted or the path of a grids.json"),
+        (
+            ["zoo"],
+            "none.json:3",
+            "--respace none.json:3: takes uniform, trailing, quadratic, log-snr, edm, as in edm:7, fitted",
+        ),
         (["linear"], "zoo/grids.json:3", "zoo/grids.json: its grids are of 40 levels, and linear has 1000"),
     ],
 )

@@ -103,7 +103,7 @@ def close(a, b):
     return a.shape == b.shape and np.mean(np.abs(a.astype(int) - b.astype(int)) <= 1) >= 0.999
 
 
-@pytest.mark.parametrize("options", [{}, {"sampler": "ddpm", "steps": 7}, {"eta": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"sampler": "ddpm", "steps": 7}, {"sampler": "ddim", "eta": 0.5}])
 def test_at_t_T_it_is_a_sample_and_nothing_else(model, options):
     made = model.img2img(SOURCE, 40, 3, label="cat", seed=4, **options)
     sample = model.sample(3, label="cat", seed=4, **options)
@@ -128,8 +128,8 @@ def test_defaults_progress_and_colour(plain):
     seen = []
     image = Image.fromarray(RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8))
     made = plain.img2img(image, n=2, batch=1, progress=lambda *now: seen.append(now))
-    assert seen == [(k, 40) for k in range(1, 41)]  # two batches of half the chain
-    assert made.levels == (20,) and made.label is None and made.record["sampler"] == "ddim"
+    assert seen == [(k, 20) for k in range(1, 21)]  # two batches of half of 20 steps
+    assert made.levels == (20,) and made.label is None and made.record["sampler"] == "dpm++sde"
     assert np.array_equal(made.source, np.asarray(image).transpose(2, 0, 1))
 
 

@@ -76,7 +76,7 @@ def measured(betas, variance, spec=None, pictures=4000):
         model = model.respace(spec)
     x0 = torch.from_numpy(data.sample(pictures, seed=1)).view(pictures, 1, 1, 3)
     bits = likelihood(model, x0, torch.arange(pictures), decoder=Gaussian.log_density)
-    levels = model.native.places(model.chain)[1:]
+    levels = model.native.places(model.chain)[1:].astype(np.int64)
     return RateDistortion.from_pictures(bits, levels), levels.tolist()
 
 

@@ -31,7 +31,9 @@ def listing(folder):
 
 
 def test_the_files_and_what_they_say(model, tmp_path):
-    samples = model.sample(3, steps="2,2", seed=6, eta=0.5, first=8, label=["cat", "ant", "ant"], frames=True)
+    samples = model.sample(
+        3, sampler="ddim", steps="2,2", seed=6, eta=0.5, first=8, label=["cat", "ant", "ant"], frames=True
+    )
     out = samples.save(tmp_path / "a" / "out")
     assert out == tmp_path / "a" / "out"
     pictures = ["pictures/000008-cat.png", "pictures/000009-ant.png", "pictures/000010-ant.png"]

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from ddpm.errors import UserError
 from ddpm.loading import load
-from ddpm.method import Method
+from ddpm.method import DEFAULT, Method
 from ddpm.samples import Samples
 from ddpm.store import Facts
 from ddpm.tuned import Setting, Tuned, Winner, read_tuned, resolved, write_tuned
@@ -136,7 +136,7 @@ def test_pictures_of_a_run_are_those_of_its_winner(run):
 def test_a_checkpoint_of_a_run_takes_it_a_file_of_it_does_not(run, path):
     checkpoint = next(path.parent.glob("checkpoints/*"))
     assert load(checkpoint, "cpu").chosen(Method(steps=5)).sampler == "heun"
-    assert load(checkpoint / "ema.safetensors", "cpu").chosen(Method(steps=5)).sampler == "dpm++"
+    assert load(checkpoint / "ema.safetensors", "cpu").chosen(Method(steps=5)).sampler == DEFAULT
 
 
 def test_the_command_says_what_it_takes(run, path, call):
