@@ -119,7 +119,7 @@ def test_a_record_says_all_that_it_takes_to_repeat_it(evaluate):
         "sampler": "heun",
         "steps": 3,
         "evaluations": 5,
-        "grid": "edm",
+        "grid": "log-snr",
         "churn": 0.5,
         "seed": 0,
         "variance": "small",
@@ -186,7 +186,7 @@ def test_stopped_it_goes_on(evaluate, monkeypatch):
 
     monkeypatch.setattr(Pipeline, "sample", stopped)
     status, out, err = evaluate("-n", 20, "--batch", 6)
-    assert status == 130 and "12 of 20 pictures are kept in run/evaluation/dpmpp-3-random-" in out
+    assert status == 130 and "12 of 20 pictures are kept in run/evaluation/dpmppsde-3-random-" in out
     assert err.endswith("ddpm: stopped\n") and not records()
     status, out, _ = evaluate("-n", 20, "--batch", 6)
     assert status == 0 and "12 pictures drawn before, 8 to go" in out
