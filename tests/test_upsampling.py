@@ -68,10 +68,12 @@ def drawn(count, facts=PLAIN, size=(4, 4), channels=3, labels=None, seed=0, **re
 # -- what is drawn ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler, eta, steps", [("ddim", 0.0, 5), ("ddim", 1.0, 7), ("ddpm", 0.0, None)])
-def test_a_net_that_knows_gives_the_enlarged_picture_exactly(sampler, eta, steps):
+@pytest.mark.parametrize(
+    "sampler, options, steps", [("ddim", {}, 5), ("ddim", {"eta": 1.0}, 7), ("ddpm", {}, None)]
+)
+def test_a_net_that_knows_gives_the_enlarged_picture_exactly(sampler, options, steps):
     up, of = upsampler(), drawn(5)
-    made = up.upsample(of, sampler=sampler, eta=eta, steps=steps, batch=2)
+    made = up.upsample(of, sampler=sampler, steps=steps, batch=2, **options)
     assert np.array_equal(made.pixels, of.pixels.repeat(2, axis=2).repeat(2, axis=3))
     assert made.base is of and made.labels is None and made.record["base"] == of.record
     assert made.record["model"] == "up" and made.record["base"]["model"] == "base"
