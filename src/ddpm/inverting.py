@@ -114,7 +114,11 @@ def invert(
         np.concatenate(errors),
         None if labels is None else tuple(labels.tolist()),
         classes,
-        {**walks.about, "refinements": refinements, "evaluations": up.evaluations(T)},
+        {
+            **{key: value for key, value in walks.about.items() if key != "seed"},  # nothing is drawn
+            "refinements": refinements,
+            "evaluations": up.evaluations(T) + DDIM().evaluations(T),
+        },
     )
 
 

@@ -7,6 +7,7 @@ measuring.py     which number, and the pass over a set, on with which it goes af
 summary.py       what it comes to: bits/dim with its parts, terms over t
 rate.py          rate and distortion against reverse steps
 spacing.py       the best K levels
+ode.py           likelihood by the probability-flow ODE, exact but for its steps and probes
 features.py      nets that pictures are compared by; exported.py: those of torch.export, read safely
 scores.py        FID, KID, Inception Score, precision and recall, of features
 fidelity.py      both sides of a comparison: features kept, of a reference in the cache; scores, and their doubts

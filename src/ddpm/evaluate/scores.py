@@ -77,7 +77,10 @@ def frechet(a: Moments, b: Moments) -> float:
         setattr(metric, f"{side}_features_num_samples", torch.tensor(moments.n))
     metric.orig_dtype = torch.float64
     with _quiet():
-        return max(0.0, float(metric.compute()))
+        value = float(metric.compute())
+    if not math.isfinite(value):  # its square root of a matrix did not come out
+        raise UserError("Fréchet distance: not a number for these features; give more pictures, or take KID")
+    return max(0.0, value)
 
 
 def kid(
