@@ -6,7 +6,7 @@ PEER := .venv-fidelity
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-fidelity check format clean
+.PHONY: help install demo test test-browser test-fidelity soak check format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-browser: $(VENV)/tested ## open a report in headless Chromium, which is ins
 
 test-fidelity: $(PEER)/installed ## compare scores with torch-fidelity's own, in an environment of its own of 6 GB
 	$(PEER)/bin/python -m pytest -m fidelity tests/test_fidelity_peer.py
+
+soak: $(VENV)/tested ## faults by the hundred: kills, hostile files, processes; half an hour at most
+	$(BIN)/python -m pytest -m soak -rA
 
 check: $(VENV)/tested ## style, types and the direction of imports
 	$(BIN)/ruff format --check --quiet src tests benchmarks scripts examples
