@@ -17,13 +17,14 @@ from PIL import Image
 import tiny
 from ddpm.commands.evaluate_fidelity import label, table
 from ddpm.commands.evaluate_sides import Subject, is_model, pictures_of
-from ddpm.commands.processes import Processes
+from ddpm.commands.processes import console_of
 from ddpm.errors import UserError
 from ddpm.evaluate.features import open_features
 from ddpm.evaluate.records import Records
 from ddpm.evaluate.scores import Mean
 from ddpm.loading import load
 from ddpm.pipeline import Pipeline
+from ddpm.processes import Processes
 from ddpm.store import Facts
 from ddpm.version import __version__
 
@@ -413,7 +414,7 @@ def test_one_process_is_the_main_one():
     with alone.first():
         alone.wait()
     alone.leave()
-    assert alone.main and Processes(1, 2).console().quiet and not alone.console().quiet
+    assert alone.main and console_of(Processes(1, 2)).quiet and not console_of(alone).quiet
 
 
 # -- what is printed ------------------------------------------------------------------------------------------

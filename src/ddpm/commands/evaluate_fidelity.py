@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ddpm.commands.evaluate_sides import Against, Subject, sides
 from ddpm.commands.options import progress
-from ddpm.commands.processes import Processes, processes
+from ddpm.commands.processes import console_of
 from ddpm.errors import UserError
 from ddpm.evaluate import Records
 from ddpm.evaluate.features import DEFAULT, FeatureNet, Features, open_features
@@ -31,6 +31,7 @@ from ddpm.evaluate.fidelity import (
 )
 from ddpm.evaluate.scores import Mean
 from ddpm.loading import pick_device
+from ddpm.processes import Processes, processes
 from ddpm.store import read_json
 from ddpm.units import amount, counted
 from ddpm.version import __version__
@@ -49,7 +50,7 @@ def measure_fidelity(options: Options, metrics: Sequence[str]) -> int:
     if options.n not in (None, "all"):
         check_counts(metrics, int(str(options.n)))
     crew = processes(options.device)
-    out = crew.console()
+    out = console_of(crew)
     with crew.first():  # whose checks come before anything is spent
         net = open_features(options.features or DEFAULT, pick_device(crew.device))
         subject, against = sides(options, crew)

@@ -14,7 +14,6 @@ import numpy as np
 
 from ddpm.commands.guiding import guide_of
 from ddpm.commands.options import parse_size, stages
-from ddpm.commands.processes import Processes
 from ddpm.convert.foreign import is_foreign
 from ddpm.data import Pictures, Source, load, open_source
 from ddpm.data.files import located, present
@@ -26,6 +25,7 @@ from ddpm.evaluate.measuring import kept_batch
 from ddpm.loading import EMBEDDED, EXPORTED, pick_device
 from ddpm.loading import load as load_model
 from ddpm.method import Method
+from ddpm.processes import Processes
 from ddpm.samples import SAMPLES
 from ddpm.store import Run, read_json
 from ddpm.units import counted
