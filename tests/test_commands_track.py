@@ -31,7 +31,7 @@ def events(folder: Path, first: int, last: int):
 def tracked(run, names, parts):
     for first, last in parts:
         accelerator = Accelerator(cpu=True, log_with=list(names) or None, project_dir=track.place(run.folder))
-        show = Tracked(accelerator, run, tiny.config(train__trackers=names), first - 1)
+        show = Tracked(accelerator, run, tiny.config(train__trackers=names), names, first - 1)
         for event in events(run.folder, first, last):
             show(event)
 
@@ -58,7 +58,7 @@ def test_tensorboard_has_every_value_once_after_a_resume(tmp_path):
 def test_the_bound_reaches_the_tracker_where_it_is_known(tmp_path, monkeypatch):
     accelerator, logged = Accelerator(cpu=True), []
     monkeypatch.setattr(accelerator, "log", lambda values, step: logged.append((step, values)))
-    show = Tracked(accelerator, tiny.run(tmp_path / "zoo"), tiny.config(), 0)
+    show = Tracked(accelerator, tiny.run(tmp_path / "zoo"), tiny.config(), (), 0)
     show.names = ("tensorboard",)
     first, second = itertools.islice(events(tmp_path, 1, 2), 2)
     show(replace(first, vlb=4.5))
@@ -69,7 +69,7 @@ def test_the_bound_reaches_the_tracker_where_it_is_known(tmp_path, monkeypatch):
 def test_a_classifier_s_accuracies_reach_the_tracker(tmp_path, monkeypatch):
     accelerator, logged = Accelerator(cpu=True), []
     monkeypatch.setattr(accelerator, "log", lambda values, step: logged.append((step, values)))
-    show = Tracked(accelerator, tiny.run(tmp_path / "zoo"), tiny.config(), 0)
+    show = Tracked(accelerator, tiny.run(tmp_path / "zoo"), tiny.config(), (), 0)
     show.names = ("tensorboard",)
     first = next(events(tmp_path, 1, 1))
     show(replace(first, mse=None, accuracy=0.5))

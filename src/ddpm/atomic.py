@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_REPLACED = ".old.tmp"
+
 
 def write_json(path: Path, values: Any) -> None:
     """Writes values, whole or not at all."""
@@ -37,30 +39,46 @@ def write_bytes(path: Path, data: bytes) -> None:
 def new_folder(target: Path) -> Iterator[Path]:
     """A folder that appears under its name when the block ends well, replacing what was there, or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    beside, before = target.with_name(f".{target.name}.{os.getpid()}.tmp"), _aside(target)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
         yield beside
         flush_folder(beside)
         if target.exists():
-            remove_folder(target)
+            shutil.rmtree(before, ignore_errors=True)
+            target.rename(before)
         beside.rename(target)
         flush_folder(target.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if before.exists() and not target.exists():
+            before.rename(target)
+        for path in (before, beside):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
     """Takes a folder from its name at once, then deletes it: a kill in between leaves no half of it."""
-    gone = folder.with_name(f".{folder.name}.{os.getpid()}.old.tmp")
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone.tmp")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
+def _aside(target: Path) -> Path:
+    """Where a folder waits while another takes its place."""
+    return target.with_name(f".{target.name}.{os.getpid()}{_REPLACED}")
+
+
 def sweep(folder: Path) -> None:
-    """Removes what killed processes left half-made in a folder; nothing else may be writing there."""
+    """Removes what killed processes left half-made in a folder; nothing else may be writing there.
+
+    A folder that one of them was about to replace gets its name back.
+    """
+    for path in folder.glob(f".*{_REPLACED}"):
+        target = path.with_name(path.name[1:].removesuffix(_REPLACED).rpartition(".")[0])
+        if not target.exists():
+            path.rename(target)
     for path in folder.glob(".*.tmp"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

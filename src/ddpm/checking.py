@@ -129,6 +129,8 @@ def check(config: Config) -> Config:
         ("--train.preview-every", train.preview_every, train.preview_every >= 0, "is not negative"),
         ("--checkpoint-every", train.checkpoint_every, train.checkpoint_every >= 1, "is at least 1"),
         ("--train.keep", train.keep, train.keep >= 1, "is at least 1"),
+        ("--train.keep-every", train.keep_every, train.keep_every >= 0, "is not negative"),
+        ("--train.bad-steps", train.bad_steps, train.bad_steps >= 1, "is at least 1"),
         ("--train.evaluate-every", train.evaluate_every, train.evaluate_every >= 0, "is not negative"),
         (
             "--train.evaluate-every",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, short
 
 C = TypeVar("C")
 
@@ -182,6 +183,8 @@ class TrainConfig:
     """Steps between two checkpoints; the last step always makes one."""
     keep: int = 2
     """Checkpoints kept, the newest ones."""
+    keep_every: int = 0
+    """Keep that of every so many steps, too; 0 for none."""
     task: Literal["image", "classifier", "upsampler"] = "image"
     """A model of pictures, a classifier of noisy pictures, or a model of pictures given small ones."""
     label_drop: float = 0.0
@@ -192,6 +195,10 @@ class TrainConfig:
     """Pictures drawn for a score, always of the same seed."""
     evaluate_features: str = "random"
     """Feature net of the score: random, inception, or an exported program."""
+    bad_steps: int = 10
+    """Steps in a row whose loss or gradient is no number before training goes back, once, at a lower rate."""
+    shard: bool = False
+    """Of several processes each holds a part of the weights (FSDP), for nets that do not fit one device."""
 
 
 @dataclass(frozen=True)
@@ -244,15 +251,19 @@ def to_json(config: Any) -> dict[str, Any]:
 def from_json(cls: type[C], values: Any, where: str = "config") -> C:
     """The record again; UserError names an unknown key and the nearest known one, or a value of a wrong type.
 
-    Keys that are missing take their defaults, so that a newer version reads an older file.
+    Keys that are missing take their defaults, so that a newer version reads an older file. Numbers are finite, and
+    whole ones have at most 64 bits.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{where}: holds {values!r}; it is a table of settings")
+        raise UserError(f"{where}: holds {short(values)}; it is a table of settings")
     hints = get_type_hints(cls)
     for key in values:
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            raise UserError(f"{where}.{key}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+            near = difflib.get_close_matches(str(key)[:100], hints, n=1)
+            raise UserError(
+                f"{where}.{short(key)[1:-1] if len(str(key)) > 100 else key}: no such setting"
+                + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(hints)}")
+            )
     return cls(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
 
@@ -269,11 +280,19 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             return tuple(_value(part, v, where) for part, v in zip(parts, value, strict=True))
     elif get_origin(kind) is Literal and value in get_args(kind):
         return value
-    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif kind is float and type(value) in (int, float) and _countable(value):
         return float(value)
-    elif type(value) in (get_args(kind) if get_origin(kind) is UnionType else (kind,)):
+    elif type(value) in (get_args(kind) if get_origin(kind) is UnionType else (kind,)) and _countable(value):
         return value
     wanted = (
         " or ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else getattr(kind, "__name__", kind)
     )
-    raise UserError(f"{where}: holds {value!r}; takes {wanted}")
+    finite = "" if _countable(value) else "finite " if type(value) is float else "64-bit "
+    raise UserError(f"{where}: holds {short(value)}; takes {finite}{wanted}")
+
+
+def _countable(value: Any) -> bool:
+    """Not a number without end, nor one of more than 64 bits."""
+    if type(value) is float:
+        return math.isfinite(value)
+    return type(value) is not int or -(2**63) <= value < 2**64

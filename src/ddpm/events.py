@@ -30,7 +30,8 @@ class Logged:
     mse: the net's squared error; of a classifier None, and accuracy is the share of noisy pictures it was right
     about. quarters: either at the levels of each quarter of the chain, clean to noisy; None where none was drawn.
     gradient: norm before clipping. seconds: spent training so far, seconds_left: still to come. vlb: the bound's T
-    terms in bits/dim (without the prior), of the losses that know them.
+    terms in bits/dim (without the prior), of the losses that know them. highest: a single step's loss. skipped:
+    steps since training began whose loss or gradient was no number; they changed nothing.
     """
 
     step: int
@@ -44,6 +45,8 @@ class Logged:
     seconds_left: float
     vlb: float | None = None
     accuracy: float | None = None
+    highest: float | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,31 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Unsaved:
+    """A checkpoint could not be written; training goes on, and the one before is still there."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class WentBack:
+    """So many steps in a row gave no number that training goes on from `to`, at `rate` times the learning rate."""
+
+    step: int
+    to: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Something happened that is worth a line."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """Training is over; complete unless it was told to stop."""
 
@@ -99,4 +127,4 @@ class Ended:
     complete: bool
 
 
-TrainEvent = Began | Stepped | Logged | Evaluated | Scored | Previewed | Saved | Ended
+TrainEvent = Began | Stepped | Logged | Evaluated | Scored | Previewed | Saved | Unsaved | WentBack | Noted | Ended

@@ -28,6 +28,7 @@ T = TypeVar("T")
 _PATIENCE = timedelta(
     days=7
 )  # others may wait for one that decodes a large set; one that is gone is found out below
+_LEFT = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 _BEAT, _BEATS = 4.0, 10  # seconds between two signs of life; as many without one, and a process counts as gone
 
 
@@ -46,6 +47,11 @@ class Processes:
     def main(self) -> bool:
         """Whether this is the one that prints, and does what is done once."""
         return self.index == 0
+
+    @property
+    def of_machine(self) -> int:
+        """How many of them are on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.count > 1 else 1
 
     def wait(self) -> None:
         """Until all have come here."""
@@ -78,6 +84,15 @@ class Processes:
 
             dist.all_reduce(tensor)
         return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether any of them says so."""
+        if self.count == 1:
+            return flag
+        import torch
+
+        device = "cpu" if self.state is None else self.state.device
+        return bool(self.added(torch.tensor(float(flag), device=device)))
 
     def joined(self, part: Tensor, n: int) -> Tensor:
         """[n, *]: the rows of all in their order, of which part [len(rows(n)), *] is this one's."""
@@ -129,6 +144,10 @@ class Processes:
             self.state.destroy_process_group()
 
 
+ALONE = Processes()
+"""One process, as commands usually are."""
+
+
 def processes(device: str | None = None) -> Processes:
     """Those that were started together; device: the one asked for, of which each gets one of its own."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
@@ -144,6 +163,13 @@ def processes(device: str | None = None) -> Processes:
     if made.count > 1:
         threading.Thread(target=_watch, args=(made,), name="signs of life", daemon=True).start()
     return made
+
+
+def left_alone(error: BaseException) -> bool:
+    """Whether this is how torch says that another process has left."""
+    if type(error).__name__ in ("DistNetworkError", "DistBackendError"):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LEFT)
 
 
 def _watch(crew: Processes) -> None:

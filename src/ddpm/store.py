@@ -5,6 +5,7 @@
       log.jsonl                    a line a logged step
       checkpoints/000010000/       model, ema, optimizer (and times) .safetensors, state.json with their checksums
       samples/000010000.png        preview grids
+      .lock                        held by the training that writes here
 
 Every weights file carries the description in its header, so it can be moved and loaded alone.
 """
@@ -15,22 +16,29 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ddpm.atomic import new_folder, remove_folder, sweep, write_bytes, write_json
 from ddpm.config import Config, from_json, to_json
-from ddpm.errors import UserError
+from ddpm.errors import UserError, printable
+from ddpm.limits import check_limits, check_numbers
+from ddpm.reading import check_file, parse_json, read_json
 from ddpm.version import __version__
 
 FORMAT = "ddpm/1"
+_HEADER = 1 << 24  # bytes of a header at the most
+_LOCKS = (".lock", ".owner")  # held while a training writes; who that is
 
 
 @dataclass(frozen=True)
@@ -74,17 +82,24 @@ class Description:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise UserError(f"{where}: not written by ddpm (its format is not {FORMAT})")
         config = from_json(Config, values.get("config", {}), f"{where}: config")
-        facts = from_json(Facts, values.get("data", {}), f"{where}: data")
-        try:
-            return cls(
-                config,
-                facts,
-                int(values.get("step", 0)),
-                tuple(values.get("plan", ())),
-                str(values.get("command", "")),
-            )
-        except (TypeError, ValueError):
-            raise UserError(f"{where}: damaged, its step or plan is of a wrong type") from None
+        facts = read_facts(values.get("data", {}), f"{where}: data")
+        step, plan, command = values.get("step", 0), values.get("plan", []), values.get("command", "")
+        told = isinstance(plan, list) and all(isinstance(line, str) for line in (*plan, command))
+        if not told or type(step) is not int or not 0 <= step < 2**63:
+            raise UserError(f"{where}: damaged, its step or plan is of a wrong type")
+        return cls(check_limits(config, where), facts, step, tuple(map(printable, plan)), printable(command))
+
+
+def read_facts(values: Any, where: str) -> Facts:
+    """Facts as they were written; UserError if they are none. Names are shown on terminals, which no file commands."""
+    facts = from_json(Facts, values, where)
+    if min(facts.count, facts.skipped) < 0:
+        raise UserError(f"{where}: damaged, it counts less than nothing")
+    if facts.frequencies:
+        check_numbers(facts.frequencies, f"{where}.frequencies")
+        if len(facts.frequencies) != len(facts.classes) or not sum(facts.frequencies):
+            raise UserError(f"{where}: damaged, its frequencies are not those of {len(facts.classes):,} classes")
+    return replace(facts, name=printable(facts.name), classes=tuple(map(printable, facts.classes)))
 
 
 @dataclass(frozen=True)
@@ -105,18 +120,24 @@ class Run:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._lock: FileLock | None = None
+        self._unlogged: list[str] = []
 
     @classmethod
     def create(cls, folder: str | Path, description: Description) -> Run:
         """A new run; UserError if there is one already."""
         run = cls(folder)
-        run.check_free()
-        try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            write_json(run.folder / "config.json", description.to_json())
-        except OSError as error:
-            raise UserError(f"{run.folder}: cannot be written ({error.strerror}); choose another --out") from None
+        run.begin(description)
         return run
+
+    def begin(self, description: Description) -> None:
+        """Makes it a run; UserError if there is one already."""
+        self.check_free()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "config.json", description.to_json())
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror}); choose another --out") from None
 
     def check_free(self) -> None:
         """UserError if no new run can be made here."""
@@ -124,12 +145,46 @@ class Run:
             raise UserError(
                 f"{self.folder}: holds a run already; continue it with --resume, or choose another --out"
             )
-        if self.folder.is_dir() and any(self.folder.iterdir()):
+        if self.folder.is_dir() and any(path.name not in _LOCKS for path in self.folder.iterdir()):
             raise UserError(f"{self.folder}: is not empty and holds no run; choose another --out")
         above = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
         if not above.is_dir() or not os.access(above, os.W_OK):
             why = "not yours to write" if above.is_dir() else "a file"
             raise UserError(f"{self.folder}: cannot be written ({above} is {why}); choose another --out")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, no other training writes into the folder; UserError where one does. It may be entered again.
+
+        The system frees the lock of a process that is killed.
+        """
+        who = self.folder / _LOCKS[1]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self._lock or FileLock(self.folder / _LOCKS[0], thread_local=False)
+            self._lock.acquire(timeout=0)
+            if self._lock.lock_counter == 1:
+                write_bytes(who, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except Timeout:
+            with suppress(OSError):
+                raise UserError(
+                    f"{self.folder}: another training writes here ({who.read_text()}); wait for it, stop it, or "
+                    "choose another --out"
+                ) from None
+            raise UserError(f"{self.folder}: another training writes here; choose another --out") from None
+        except NotImplementedError:  # a disk without locks
+            self._lock = None
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror}); choose another --out") from None
+        lock = self._lock
+        try:
+            yield
+        finally:
+            if lock is not None:
+                if lock.lock_counter == 1:
+                    with suppress(OSError):
+                        who.unlink(missing_ok=True)
+                lock.release()
 
     def exists(self) -> bool:
         """Whether there is a run in the folder."""
@@ -157,8 +212,13 @@ class Run:
         state: Mapping[str, Any],
         keep: int,
         best: int | None = None,
+        every: int = 0,
     ) -> Path:
-        """Writes a checkpoint, removes all but the newest `keep` and that of step `best`; returns its folder."""
+        """Writes a checkpoint and thins the older ones; returns its folder.
+
+        Kept are the newest `keep`, that of step `best`, and those of every `every` steps (0: none). A kill at any
+        moment leaves each checkpoint whole or gone.
+        """
         target = self.checkpoint(description.step)
         with new_folder(target) as folder:
             checksums = {}
@@ -167,7 +227,8 @@ class Run:
                 checksums[name] = save_weights(folder / name, tensors, description)
             write_json(folder / "state.json", {"step": description.step, **state, "sha256": checksums})
         for old in self._folders()[:-keep]:
-            if int(old.name) != best:
+            step = int(old.name)
+            if step != best and not (every and step % every == 0):
                 remove_folder(old)
         return target
 
@@ -192,23 +253,32 @@ class Run:
     # -- log -----------------------------------------------------------------------------------------------
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Appends a line to log.jsonl."""
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Appends a line to log.jsonl; where the disk is full it is kept, and written with the next."""
+        self._unlogged.append(json.dumps(record) + "\n")
+        path = self.folder / "log.jsonl"
+        try:
+            with path.open("ab", buffering=0) as file:
+                end = file.tell()
+                data = "".join(self._unlogged).encode()
+                if file.write(data) != len(data):  # the disk took a part of it
+                    file.truncate(end)
+                    return
+        except OSError:
+            return
+        self._unlogged.clear()
 
     def records(self) -> list[dict[str, Any]]:
-        """The log's lines; a last line that was cut off by a kill is left out."""
+        """The log's lines; one that was cut off by a kill is left out."""
         path = self.folder / "log.jsonl"
         records: list[dict[str, Any]] = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
+            with suppress(ValueError):
                 records.append(json.loads(line))
-            except ValueError:
-                break
         return records
 
     def rewind(self, step: int) -> None:
         """Takes back all that came after a step that training goes on from, and what killed saves left."""
+        self._unlogged.clear()
         for folder in (self.folder, self.folder / "checkpoints", self.folder / "samples"):
             sweep(folder)
         for folder in self._folders():  # a damaged one would otherwise count as one of the newest
@@ -250,21 +320,31 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], description: Descrip
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
     """The tensors of a file and its description; UserError if it is damaged or not ours."""
+    with open_weights(path) as file:
+        header = (file.metadata() or {}).get("ddpm")
+        if header is None:
+            raise UserError(f"{path}: a safetensors file that says nothing of its model; ddpm wrote none such")
+        description = Description.from_json(parse_json(header, str(path)), str(path))
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return tensors, description
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[Any]:
+    """A safetensors file, opened; UserError if it is none, then or while it is read."""
+    size = check_file(path, 8)
+    with path.open("rb") as plain:
+        length = int.from_bytes(plain.read(8), "little")
+    if not 2 <= length <= min(size - 8, _HEADER):
+        raise UserError(
+            f"{path}: damaged or not a safetensors file (its header would be {length:,} bytes of {size:,}); fetch "
+            "or write it again"
+        )
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("ddpm")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
-    if header is None:
-        raise UserError(f"{path}: a safetensors file that says nothing of its model; ddpm wrote none such")
-    try:
-        values = json.loads(header)
-    except ValueError:
-        values = None
-    return tensors, Description.from_json(values, str(path))
+            yield file
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error}); fetch or write it again") from None
 
 
 def sha256(path: Path) -> str:
@@ -280,13 +360,3 @@ def _sha256(file: Any) -> str:  # Python 3.10
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def read_json(path: Path) -> Any:
-    """The values in a file; UserError if it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: damaged, not JSON ({error})") from None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +14,22 @@ import torch
 from ddpm.data import Pictures
 from ddpm.errors import UserError
 from ddpm.evaluate.scorer import Scorer, scorer_of
-from ddpm.events import Began, Ended, Evaluated, Logged, Saved, Scored, Stepped, TrainEvent
+from ddpm.events import (
+    Began,
+    Ended,
+    Evaluated,
+    Logged,
+    Noted,
+    Scored,
+    Stepped,
+    TrainEvent,
+    WentBack,
+)
 from ddpm.preview import preview
+from ddpm.saving import Saving
 from ddpm.store import Checkpoint, Description, Facts, Run
-from ddpm.trainer import QUARTERS, Trainer, learning_rate
+from ddpm.trainer import Trainer, learning_rate
+from ddpm.window import Window
 
 
 def facts(pictures: Pictures, held_out: Pictures | None = None) -> Facts:
@@ -42,133 +56,198 @@ def fit(
 ) -> Iterator[TrainEvent]:
     """Trains to the config's last step, from a checkpoint if one is given, writing into the run's folder.
 
-    `stop` is asked after every step; once it says so, a checkpoint is written and training ends.
+    `stop` is asked at every step; once it says so, a checkpoint is written and training ends. Several processes
+    all run this, with the same checkpoint, whose files only the main one reads; the main one writes. UserError
+    where another training writes into the folder, the numbers stay wrong, or the last checkpoint could not be
+    written.
     """
-    config = trainer.config
+    crew = trainer.crew
+    with run.locked() if crew.main else nullcontext():
+        saving = Saving(run)
+        try:
+            yield from _fit(trainer, run, description, checkpoint, stop, scorer, saving)
+        finally:
+            saving.close()
+
+
+def _fit(
+    trainer: Trainer,
+    run: Run,
+    description: Description,
+    checkpoint: Checkpoint | None,
+    stop: Callable[[], bool],
+    scorer: Scorer | None,
+    saving: Saving,
+) -> Iterator[TrainEvent]:
+    config, crew = trainer.config, trainer.crew
     train, steps = config.train, config.train.steps
     classifies = train.task == "classifier"
-    start = 0
-    if checkpoint:
-        start = checkpoint.step
-        trainer.restore(checkpoint)
-    run.rewind(start)
-    yield Began(start, steps, sum(p.numel() for p in trainer.parameters), str(trainer.accelerator.device))
-
-    # What the next line of the log will be the mean of; part of a checkpoint, so that resuming keeps the log.
-    device = trainer.accelerator.device
-    sums, levels = torch.zeros(3 + QUARTERS + 1, device=device), torch.zeros(QUARTERS, dtype=torch.float64)
-    since, before = start, 0.0
+    log = run.log if crew.main else lambda record: None
+    window = Window(trainer.accelerator.device, trainer.model.chain.T, train.batch, crew)
     best: dict[str, float] | None = None  # the step of the least score so far, and that
-    if checkpoint:
-        window = checkpoint.state["window"]
-        since, levels = window["since"], levels.new_tensor(window["levels"])
-        sums[: len(window["sums"])] = sums.new_tensor(window["sums"])
-        before = float(checkpoint.state["seconds"])
-        best = checkpoint.state.get("best")
-        if best and not run.checkpoint(int(best["step"])).is_dir():  # somebody has removed it
-            best = None
+
+    def go_from(start: Checkpoint | None) -> tuple[int, float]:
+        """Everything as it was at a checkpoint; its step, and the seconds spent until it."""
+        nonlocal best
+        trainer.restore(start)
+        step = start.step if start else 0
+        if crew.main:
+            run.rewind(step)
+        rate = crew.told(lambda: _rate(run, step))
+        trainer.guard.rate = trainer.guard.rate if rate is None else rate
+        window.restore(step, start.state["window"] if start else None)
+        best = start.state.get("best") if start else None
+        if best and not crew.told(lambda: run.checkpoint(int(best["step"])).is_dir() if best else False):
+            best = None  # somebody has removed it
+        return step, float(start.state["seconds"]) if start else 0.0
+
+    def save(step: int) -> Iterator[TrainEvent]:
+        yield from saving.done(wait=True)
+        state = {"images": step * train.batch, "seconds": time.perf_counter() - began, "window": window.state()}
+        state |= trainer.state() | ({"best": best} if best else {})
+        tensors, kept = trainer.tensors(), int(best["step"]) if best else None
+        if crew.main:
+            one = replace(description, step=step)
+            saving.start(one, tensors, state, keep=train.keep, best=kept, every=train.keep_every)
+
+    if checkpoint is not None or crew.told(lambda: bool(run.records())):
+        start, before = go_from(checkpoint)
+    else:
+        start, before = 0, 0.0
+        if crew.main:
+            run.rewind(0)
+    yield Began(start, steps, sum(p.numel() for p in trainer.parameters), str(trainer.accelerator.device))
     began = time.perf_counter() - before
-
-    def check_finite(step: int) -> None:
-        if not sums[:3].isfinite().all():
-            raise _diverged(step)
-
-    def save(step: int) -> Saved:
-        window = {"since": since, "sums": sums.tolist(), "levels": levels.tolist()}
-        seconds = time.perf_counter() - began
-        state = {"images": step * train.batch, "seconds": seconds, "window": window, **trainer.state()}
-        state |= {"best": best} if best else {}
-        kept = int(best["step"]) if best else None
-        return Saved(step, run.save(replace(description, step=step), trainer.tensors(), state, train.keep, kept))
-
     scorer = scorer or scorer_of(train, trainer.pictures, trainer.accelerator.device)
     clock, clocked = time.perf_counter(), start
     saved = start if checkpoint else -1
-    step, stopped = start, start < steps and stop()
+    step, stopped = start, start < steps and crew.any(stop())
+    lags = (
+        trainer.accelerator.device.type == "cuda"
+    )  # it is asked for the step before, so that nothing waits for it
+    wanted = torch.zeros(())
     while step < steps and not stopped:
-        terms, gradient, t, weight = trainer.step(step)
+        parts = trainer.parts
+        result = trainer.step(step, crew.count > 1 and stop())
         step += 1
-        if trainer.accelerator.scaler is not None:  # it skips a gradient that overflows in half precision
-            gradient = torch.where(gradient.isfinite(), gradient, 0.0)
-        # Weighted, they are means over levels drawn evenly, whatever drew them. What goes to the device is not
-        # waited for: the next batch is made while a GPU still works on this one.
-        even = weight.to(device, non_blocking=True)
-        loss, error = (even * terms.loss).mean(), (even * terms.error).mean()
-        sums[:3] += torch.stack([loss, error, gradient.to(device)])
-        if terms.vlb is not None:
-            sums[-1] += (even * terms.vlb).mean()
-        quarter = (t - 1) * QUARTERS // trainer.model.chain.T
-        sums[3:-1].index_add_(0, quarter.to(device, non_blocking=True), even * terms.error)
-        levels += torch.bincount(quarter, weights=weight.double(), minlength=QUARTERS)
-        stopped = stop()
+        window.take(result)
+        if crew.count == 1:
+            stopped = stop()
+        else:  # all of them after the same step
+            stopped, wanted = bool(wanted if lags else result.stop), result.stop
         yield Stepped(step)
-        if step % train.log_every == 0 or step == steps:
-            check_finite(step)
-            loss, error, norm, *errors, vlb = sums.tolist()
-            error /= step - since
-            quarters = tuple(one / n if n else None for one, n in zip(errors, levels.tolist(), strict=True))
-            if classifies:
-                quarters = tuple(None if one is None else 1.0 - one for one in quarters)
+        yield from saving.done()
+        if trainer.parts != parts:
+            text = f"step {step:,}: out of memory; its pictures are computed in {trainer.parts} parts from here on"
+            yield Noted(step, text)
+        due = step % train.checkpoint_every == 0 or step == steps or stopped
+        look = step % (train.preview_every or train.checkpoint_every) == 0 or step == steps
+        score = scorer is not None and (step % train.evaluate_every == 0 or step == steps)
+        over = trainer.guard.over(step)
+        if over or ((due or look or score) and not trainer.sound()):
+            yield from saving.done(wait=True)
+            went = step
+            last = _last(trainer, run, step, over)
+            step, before = go_from(last)
+            trainer.guard.rate *= LOWER
+            log({"step": step, "went_back_from": went, "rate": trainer.guard.rate})
+            yield WentBack(went, step, trainer.guard.rate)
+            began, clock, clocked, saved = time.perf_counter() - before, time.perf_counter(), step, step
+            continue
+        if due and step < steps and not stopped and trainer.guard.row:
+            due = False  # weights that gave no number are not worth a checkpoint until they do
+        if (step % train.log_every == 0 or step == steps) and (means := window.read()) is not None:
             now = time.perf_counter()
             speed = (step - clocked) * train.batch / (now - clock)
+            accuracies = tuple(None if one is None else 1.0 - one for one in means.quarters)
             logged = Logged(
                 step,
-                loss / (step - since),
-                None if classifies else error,
-                quarters,
-                learning_rate(config.optimizer, step - 1, steps),
-                norm / (step - since),
+                means.loss,
+                None if classifies else means.error,
+                accuracies if classifies else means.quarters,
+                trainer.guard.rate * learning_rate(config.optimizer, step - 1, steps),
+                means.gradient,
                 speed,
                 now - began,
                 (steps - step) * train.batch / speed,
-                vlb / (step - since) if terms.vlb is not None else None,
-                1.0 - error if classifies else None,
+                means.vlb if result.terms.vlb is not None else None,
+                1.0 - means.error if classifies else None,
+                means.highest,
+                trainer.guard.skipped,
             )
-            run.log(_record(logged, train.batch))
+            log(_record(logged, train.batch))
             yield logged
-            sums.zero_()
-            levels.zero_()
-            since = clocked = step
-            clock = time.perf_counter()
+            window.clear(step)
+            clock, clocked = time.perf_counter(), step
         paused = time.perf_counter()
-        due = step % train.checkpoint_every == 0 or step == steps
-        look = step % (train.preview_every or train.checkpoint_every) == 0 or step == steps
-        score = scorer is not None and (step % train.evaluate_every == 0 or step == steps)
-        if due or look or score:
-            check_finite(step)
         # Looks come before the checkpoint: who is killed in between goes on from before both, and looks again.
+        if score or (look and train.preview_every and not classifies):
+            pipelines = trainer.pipelines(replace(description, step=step), run.folder.name)
         if scorer is not None and score:
-            value = scorer.score(trainer.pipelines(replace(description, step=step), run.folder.name)[0])
+            value = crew.told(partial(scorer.score, pipelines[0]))
             leads = best is None or value < best["fid"]
             if leads:
                 best = {"step": step, "fid": value}
             scored = Scored(step, value, scorer.n, scorer.net.name, leads)
-            run.log(_score(scored))
+            log(_score(scored))
             yield scored
             due = due or leads
         if look:
             if (apart := trainer.evaluate()) is not None:
                 evaluated = Evaluated(step, *apart)
-                run.log(_apart(evaluated))
+                log(_apart(evaluated))
                 yield evaluated
-            if train.preview_every and not classifies:
-                pipelines = trainer.pipelines(replace(description, step=step), run.folder.name)
-                yield preview(*pipelines, run, trainer.pairs())
+            if train.preview_every and not classifies and crew.main:
+                try:
+                    yield preview(*pipelines, run, trainer.pairs())
+                except OSError as error:
+                    yield Noted(
+                        step, f"the preview of step {step:,} could not be written: {error.strerror or error}"
+                    )
         if due:
-            yield save(step)
+            yield from save(step)
             saved = step
         clock += time.perf_counter() - paused
     if step != saved:
-        check_finite(step)
-        yield save(step)
+        yield from save(step)
+    yield from saving.done(wait=True)
+    if saving.failed is not None:
+        yield from save(step)  # somebody may have made room
+        yield from saving.done(wait=True)
+    if saving.failed is not None:
+        raise UserError(
+            f"{run.folder}: the checkpoint of step {saving.failed.step:,} could not be written "
+            f"({saving.failed.reason}); make room and go on from the last whole one with: ddpm train --resume "
+            f"--out {run.folder}"
+        )
     yield Ended(step, complete=step == steps)
 
 
-def _diverged(step: int) -> UserError:
-    return UserError(
-        f"step {step}: the loss is no longer a number, and nothing was saved since it was; start another run with "
-        "a lower --lr, or with --train.precision no"
-    )
+LOWER = 0.5
+"""What the learning rate is multiplied by when training goes back."""
+
+
+def _rate(run: Run, step: int) -> float | None:
+    """What the rate was multiplied by when training went back to this step; None if it never did.
+
+    It stands in the log, as the checkpoint of that step is older.
+    """
+    rates = [float(one["rate"]) for one in run.records() if "went_back_from" in one and one["step"] == step]
+    return rates[-1] if rates else None
+
+
+def _last(trainer: Trainer, run: Run, step: int, over: bool) -> Checkpoint | None:
+    """Where training goes back to, the first time that its numbers went wrong; UserError the second time."""
+    crew, train = trainer.crew, trainer.config.train
+    what = f"{train.bad_steps} steps in a row gave no number" if over else "weights are no longer numbers"
+    checkpoint = crew.told(lambda: run.newest()[0])
+    if trainer.guard.rate != 1.0:
+        place = f"{checkpoint.folder} is the last good checkpoint" if checkpoint else "there is no checkpoint yet"
+        raise UserError(
+            f"step {step:,}: {what}, although training went back once and on at {trainer.guard.rate:g} of the "
+            f"rate; {place}; start another run with a lower --lr, or with --train.precision no"
+        )
+    return checkpoint
 
 
 def _record(logged: Logged, batch: int) -> dict[str, Any]:
@@ -184,6 +263,8 @@ def _record(logged: Logged, batch: int) -> dict[str, Any]:
         "loss": logged.loss,
         **how,
         **({} if logged.vlb is None else {"vlb": logged.vlb}),
+        **({} if logged.highest is None else {"highest": logged.highest}),
+        **({"skipped": logged.skipped} if logged.skipped else {}),
         "lr": logged.lr,
         "gradient": logged.gradient,
         "pictures_per_second": round(logged.pictures_per_second, 2),

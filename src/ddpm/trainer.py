@@ -2,7 +2,7 @@
 
 A step is a function of the weights and its number k alone: which pictures, levels, noise and dropout it uses
 are addressed by (seed, k), the learning rate is a formula in k. So stopping and going on changes nothing, and
-no generator's state is ever saved.
+no generator's state is ever saved. Of several processes each takes its rows of the batch, and gradients are added.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from ddpm.build import build_denoiser, build_loss, build_model, build_net, build
 from ddpm.config import Config, OptimizerConfig
 from ddpm.data import Order, Pairs, Pictures, check_batch, pairs, smaller
 from ddpm.errors import UserError
+from ddpm.guard import Guard
 from ddpm.guidance import NO_CLASS
 from ddpm.losses import Terms
+from ddpm.memory import free_caches, out_of_memory
 from ddpm.nets.levels import check_size
 from ddpm.noise import Purpose, bits, normals, uniform
 from ddpm.pipeline import Pipeline
 from ddpm.preview import preview_count
+from ddpm.processes import Processes
+from ddpm.sharding import local, placed, shard, whole
 from ddpm.store import Checkpoint, Description
 
 QUARTERS = 4
@@ -34,12 +38,16 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class Result(NamedTuple):
-    """A step's terms [B], the gradient's norm before clipping, the levels int64[B] and their weights [B]."""
+    """A step: terms [b], levels int64[b] and their weights [b] of this process's pictures; of the whole batch the
+    loss, the gradient's norm before clipping, whether both were numbers, and whether any process wants to stop."""
 
     terms: Terms
-    gradient: Tensor
     t: Tensor
     weight: Tensor
+    loss: Tensor
+    gradient: Tensor
+    good: Tensor
+    stop: Tensor
 
 
 class Apart(NamedTuple):
@@ -61,11 +69,15 @@ class Trainer:
         accelerator: Accelerator,
         held_out: Pictures | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        crew: Processes | None = None,
     ):
-        """held_out: pictures to measure on and never to train on; weights: to start from, else fresh ones."""
-        if accelerator.num_processes > 1:
-            raise UserError("several processes: this version trains with one; start it without a launcher")
+        """held_out: pictures to measure on and never to train on; weights: to start from, else fresh ones.
+
+        crew: the processes that train together, one alone unless given.
+        """
+        self.crew = crew = crew or Processes()
         check_batch(pictures, config.train.batch)
+        check_share(config.train.batch, config.train.accumulate, crew.count)
         check_classes(config, pictures.classes)
         if config.train.precision == "fp16" and accelerator.device.type != "cuda":
             raise UserError("--precision fp16: needs a CUDA device; take bf16, or leave it out")
@@ -74,12 +86,19 @@ class Trainer:
         device, settings = accelerator.device, config.optimizer
         net = build_net(config, len(pictures.classes))
         check_size(config.data.size, net.stride)
+        self._weights = weights
         if weights is not None:
             net.load_state_dict(weights)
         net.checkpoint_activations = config.train.checkpoint_activations
-        net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.shards = config.train.shard and crew.count > 1
+        # FSDP takes weights in their plain layout alone.
+        layout = torch.contiguous_format if self.shards else torch.channels_last
+        net = net.to(device, memory_format=layout)  # type: ignore[call-overload]
         # The averaged net is a net of its own: nothing is ever swapped, so nothing can leak back.
         self.ema = copy.deepcopy(net).eval().requires_grad_(False)
+        if self.shards:
+            for one in (net, self.ema):
+                shard(one)
         optimizer = torch.optim.AdamW(
             net.parameters(),
             lr=settings.lr,
@@ -87,52 +106,111 @@ class Trainer:
             weight_decay=settings.weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
-        self.net, self.optimizer = accelerator.prepare(net, optimizer)
+        # Not for training, in accelerate's words: it would wrap the net in DDP, which adds gradients as they come
+        # out. Added after the last part of a batch, a part that ran out of memory can be computed again.
+        self.net = accelerator.prepare_model(net, evaluation_mode=True)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.plain = accelerator.unwrap_model(self.net)
         self.parameters = list(self.plain.parameters())
         self.averages = list(self.ema.parameters())
+        self.guard = Guard(device, config.train.bad_steps)
+        self.parts = config.train.accumulate
+        """Parts that this process computes its pictures in: more of them after it ran out of memory."""
         # The compiled net shares its weights with the plain one, which previews and checkpoints use.
         self.model = build_model(config, _compiled(self.net) if config.train.compile else self.net)
         self.loss = build_loss(config)
         self.times = build_time_sampler(config, self.model.chain.T)
         self.order = Order(len(pictures), config.train.batch, config.train.seed)
-        self.numbers = torch.arange(config.train.batch, device=device)
+        self.rows = crew.rows(config.train.batch)
+        self.numbers = torch.arange(config.train.batch, device=device)[self.rows]
 
-    def step(self, k: int) -> Result:
-        """Optimizer step number k, counted from 0."""
-        train, device = self.config.train, self.accelerator.device
-        flips = self.order.flips(k) if self.config.data.flip else None
-        places = self.order.places(k) if self.config.data.crop == "random" else None
-        x0, labels = self.pictures.batch(self.order.index(k), flips, places)
-        self.pictures.ahead(self.order.index(k + 1))
-        t, weight = self.times.draw(k, train.batch)
+    def step(self, k: int, stop: bool = False) -> Result:
+        """Optimizer step number k, counted from 0; stop: whether this process wants to stop after it."""
+        train, device, rows = self.config.train, self.accelerator.device, self.rows
+        flips = self.order.flips(k)[rows] if self.config.data.flip else None
+        places = self.order.places(k)[rows] if self.config.data.crop == "random" else None
+        x0, labels = self.pictures.batch(self.order.index(k)[rows], flips, places)
+        self.pictures.ahead(self.order.index(k + 1)[rows])
+        drawn = self.times.draw(k, train.batch)
+        t, weight = drawn[0][rows], drawn[1][rows]
         x0 = x0.to(device, memory_format=torch.channels_last, non_blocking=True)
         cond = self._cond(x0, self._dropped(labels, k))
         noise = normals(train.seed, Purpose.TRAIN_NOISE, self.numbers, torch.tensor([k]), x0.shape[1:])[0]
         self.net.train()
-        parts = []
-        for i, rows in enumerate(torch.arange(train.batch).tensor_split(train.accumulate)):
+        terms, loss = self._backward(k, x0, t, weight, noise, cond)
+        both = self._add_gradients(torch.stack([loss, torch.tensor(float(stop), device=device)]))
+        self.accelerator.unscale_gradients()
+        clip = self.config.optimizer.clip or math.inf
+        gradient = whole(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
+        # Half precision's scaler skips what overflows by itself, and tries a smaller scale: that is no bad step.
+        good = both[0].isfinite() & (gradient.isfinite() | (self.accelerator.scaler is not None))
+        self._update(k, good)
+        self.guard.take(good)
+        if self.times.learns:  # waits for the device, which the others need not
+            self.times.update(drawn[0], self.crew.joined(terms.loss, train.batch))
+        return Result(terms, t, weight, both[0], gradient, good, both[1])
+
+    def _backward(
+        self, k: int, x0: Tensor, t: Tensor, weight: Tensor, noise: Tensor, cond: Mapping[str, Tensor]
+    ) -> tuple[Terms, Tensor]:
+        """Terms of this process's pictures, and their part of the loss; in more parts if memory runs out."""
+        while True:
+            try:
+                return self._in_parts(k, x0, t, weight, noise, cond)
+            except (RuntimeError, MemoryError) as error:
+                # Sharded, the others wait for this part: they cannot be made to compute it again.
+                if not out_of_memory(error) or self.shards or self.parts >= len(x0):
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)
+            free_caches()
+            self.parts = min(len(x0), 2 * self.parts)
+
+    def _in_parts(
+        self, k: int, x0: Tensor, t: Tensor, weight: Tensor, noise: Tensor, cond: Mapping[str, Tensor]
+    ) -> tuple[Terms, Tensor]:
+        batch, device = self.config.train.batch, x0.device
+        # FSDP takes the mean of the gradients, of which the sum is wanted.
+        scale = (self.crew.count if self.shards else 1) / batch
+        parts, total = [], torch.zeros((), device=device)
+        for i, rows in enumerate(torch.arange(len(x0)).tensor_split(self.parts)):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             if self.config.net.dropout > 0:
                 torch.manual_seed(self._dropout_seed(k, i))
             given = {name: value[part] for name, value in cond.items()}
             terms = self.loss(self.model, x0[part], t[part], noise[part], given)
-            self.accelerator.backward((terms.loss * weight[part].to(device)).sum() / train.batch)
+            loss = (terms.loss * weight[part].to(device)).sum()
+            self.accelerator.backward(loss * scale)
+            total += loss.detach() / batch
             parts.append(Terms(terms.loss.detach(), terms.error, terms.vlb))
-        clip = self.config.optimizer.clip or math.inf
-        gradient = self.accelerator.clip_grad_norm_(self.parameters, clip)
+        losses, errors, vlbs = zip(*parts, strict=True)
+        return Terms(torch.cat(losses), torch.cat(errors), None if vlbs[0] is None else torch.cat(vlbs)), total
+
+    def _add_gradients(self, beside: Tensor) -> Tensor:
+        """Adds gradients, and what goes beside them [n], over the processes; returns the latter."""
+        if self.crew.count == 1:
+            return beside
+        if self.shards:
+            return self.crew.added(beside)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        flat = self.crew.added(torch.cat([*(g.reshape(-1) for g in gradients), beside]))
+        *sums, beside = torch.split(flat, [*(g.numel() for g in gradients), len(beside)])
+        torch._foreach_copy_(gradients, [s.view(g.shape) for s, g in zip(sums, gradients, strict=True)])
+        return beside
+
+    def _update(self, k: int, good: Tensor) -> None:
+        """Weights and averages, unless the step was bad."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optimizer, k, train.steps)
-        self.optimizer.step()
+            group["lr"] = self.guard.rate * learning_rate(self.config.optimizer, k, self.config.train.steps)
+        weight: Any = 1.0 - ema_decay(self.config.optimizer.ema, k)
+        if good.device.type == "cuda":  # which is not waited for: it finds out by itself
+            if self.accelerator.scaler is None:
+                self.optimizer.optimizer.found_inf = (~good).float()
+            weight = [weight * good] * len(self.averages)
+        if good.device.type == "cuda" or bool(good):
+            self.optimizer.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(self.averages, self.parameters, weight)
         self.optimizer.zero_grad(set_to_none=True)
-        decay = ema_decay(self.config.optimizer.ema, k)
-        with torch.no_grad():
-            torch._foreach_lerp_(self.averages, self.parameters, 1.0 - decay)
-        loss, error, vlb = zip(*parts, strict=True)
-        terms = Terms(torch.cat(loss), torch.cat(error), None if vlb[0] is None else torch.cat(vlb))
-        if self.times.learns:  # waits for the device, which the others need not
-            self.times.update(t, terms.loss)
-        return Result(terms, torch.as_tensor(gradient), t, weight)
 
     def _cond(self, x0: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """What the net is told besides: labels, and for an upsampler the pictures made small."""
@@ -183,20 +261,38 @@ class Trainer:
         for look in range(looks):
             for first in range(0, count, train.batch):
                 i = torch.arange(first, min(count, first + train.batch))
-                x0, labels = pictures.batch(i * len(pictures) // count)
-                x0 = x0.to(device, memory_format=torch.channels_last)
                 # 0.618…: neighbours in the data, often of one class, get levels far apart.
                 t = ((i.double() * _GOLDEN % 1.0 + look) / looks * T).long() + 1
-                noise = normals(0, Purpose.HELD_OUT, i.to(device), torch.tensor([look]), x0.shape[1:])[0]
+                rows = self.crew.rows(len(i))
+                own, at = i[rows], t[rows]
+                if not len(own):  # who has none computes one for nothing: sharded weights take all to gather
+                    own, at = i[:1], t[:1]
+                x0, labels = pictures.batch(own * len(pictures) // count)
+                x0 = x0.to(device, memory_format=torch.channels_last)
+                noise = normals(0, Purpose.HELD_OUT, own.to(device), torch.tensor([look]), x0.shape[1:])[0]
                 with self.accelerator.autocast():
-                    errors.append(self.loss(model, x0, t, noise, self._cond(x0, labels)).error.cpu().double())
+                    error = self.loss(model, x0, at, noise, self._cond(x0, labels)).error
+                errors.append(self.crew.joined(error[: len(i[rows])], len(i)).cpu().double())
                 levels.append(t)
         return torch.cat(errors), (torch.cat(levels) - 1) * QUARTERS // T
 
     def pipelines(self, description: Description, name: str) -> tuple[Pipeline, Pipeline]:
-        """The averaged net and the current one, to draw pictures with."""
-        made = [Pipeline(build_denoiser(self.config, net), description, name) for net in (self.ema, self.plain)]
+        """The averaged net and the current one, to draw pictures with; all processes must call this."""
+        nets: list[torch.nn.Module] = [self.ema, self.plain]
+        if self.shards:
+            nets = [self._whole_net(net) for net in nets]
+        made = [Pipeline(build_denoiser(self.config, net), description, name) for net in nets]
         return made[0], made[1]
+
+    def _whole_net(self, net: torch.nn.Module) -> torch.nn.Module:
+        """A sharded net in one piece; the other processes get one on the meta device, with nothing in it."""
+        state = {name: whole(value) for name, value in net.state_dict().items()}
+        with torch.device("cpu" if self.crew.main else "meta"):
+            made = build_net(self.config, len(self.pictures.classes))
+        if self.crew.main:
+            made.load_state_dict(state)
+            made = made.to(self.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return made.eval().requires_grad_(False)
 
     def pairs(self) -> Pairs | None:
         """What an upsampler's previews enlarge, of held-out pictures if there are some; None for another task."""
@@ -213,36 +309,68 @@ class Trainer:
         state = self.optimizer.state_dict()["state"]
         names = [name for name, _ in self.plain.named_parameters()]
         times = self.times.tensors()
-        return {
-            "model": self.plain.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": {f"{names[i]}:{key}": value for i, part in state.items() for key, value in part.items()},
-            **({"times": times} if times else {}),
-        }
+        optimizer = {f"{names[i]}:{key}": value for i, part in state.items() for key, value in part.items()}
+        parts = {"model": self.plain.state_dict(), "ema": self.ema.state_dict(), "optimizer": optimizer}
+        parts = {part: {name: whole(one) for name, one in tensors.items()} for part, tensors in parts.items()}
+        return {**parts, **({"times": times} if times else {})}
 
     def state(self) -> dict[str, Any]:
         """What else it holds."""
         scaler = self.accelerator.scaler
-        return {} if scaler is None else {"scaler": scaler.state_dict()}
+        made = self.guard.state() | {"processes": self.crew.count}
+        return made if scaler is None else made | {"scaler": scaler.state_dict()}
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to a checkpoint."""
-        self.plain.load_state_dict(checkpoint.tensors("model"))
-        self.ema.load_state_dict(checkpoint.tensors("ema"))
+    def sound(self) -> bool:
+        """Whether all weights and averages are numbers, of all processes, all of which must call this."""
+        own = [
+            torch.stack(torch._foreach_norm([local(p.detach()) for p in part]))
+            for part in (self.parameters, self.averages)
+        ]
+        return bool(self.crew.added((~torch.cat(own).isfinite()).sum()) == 0)
+
+    def restore(self, checkpoint: Checkpoint | None) -> None:
+        """Goes back to a checkpoint, which the main process alone need have; None goes back to the beginning."""
+        if checkpoint is None:
+            fresh = build_net(self.config, len(self.pictures.classes)).state_dict()
+            start = fresh if self._weights is None else self._weights
+            parts: dict[str, dict[str, Tensor]] = {"model": dict(start), "ema": dict(start), "optimizer": {}}
+            self.times = build_time_sampler(self.config, self.model.chain.T)
+        else:
+            device, main = self.accelerator.device, self.crew.main
+            wanted = ["model", "ema", "optimizer", *(["times"] if self.times.learns else [])]
+            parts = {
+                part: self.crew.tensors(checkpoint.tensors(part) if main else None, device) for part in wanted
+            }
+        for net, part in ((self.plain, "model"), (self.ema, "ema")):
+            like = net.state_dict()
+            net.load_state_dict({name: placed(value, like[name]) for name, value in parts[part].items()})
         numbers = {name: i for i, (name, _) in enumerate(self.plain.named_parameters())}
         state: dict[int, dict[str, Tensor]] = {}
-        for name, value in checkpoint.tensors("optimizer").items():
+        for name, value in parts["optimizer"].items():
             parameter, _, key = name.rpartition(":")
             number = numbers[parameter]
-            if value.shape == self.parameters[number].shape:
-                # Files hold plain tensors; the fused optimizer needs the parameter's own memory layout.
-                value = torch.empty_like(self.parameters[number], dtype=value.dtype).copy_(value)
-            state.setdefault(number, {})[key] = value
+            # Files hold plain tensors; the fused optimizer needs the parameter's own memory layout.
+            like_it = value.shape == self.parameters[number].shape
+            state.setdefault(number, {})[key] = (
+                placed(value, self.parameters[number].detach()) if like_it else value
+            )
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        if self.times.learns:
-            self.times.restore(checkpoint.tensors("times"))
-        if self.accelerator.scaler is not None and "scaler" in checkpoint.state:
-            self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+        if self.times.learns and checkpoint is not None:
+            self.times.restore(parts["times"])
+        kept = {} if checkpoint is None else checkpoint.state
+        self.guard.restore(kept)
+        if self.accelerator.scaler is not None and "scaler" in kept:
+            self.accelerator.scaler.load_state_dict(kept["scaler"])
+
+
+def check_share(batch: int, accumulate: int, processes: int) -> None:
+    """UserError unless every process has a picture for each of its parts."""
+    if batch < processes * accumulate:
+        shown = f" in {accumulate} parts each" if accumulate > 1 else ""
+        raise UserError(
+            f"--batch {batch}: of {processes} processes{shown} some would have no picture; give --batch "
+            f"{processes * accumulate} or more, or start fewer"
+        )
 
 
 def check_classes(config: Config, classes: Sequence[str]) -> None:

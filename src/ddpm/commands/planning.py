@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ddpm.data import Pictures, Source
     from ddpm.plan import Choices, Planned
+    from ddpm.processes import Processes
 
 # short option: the field of the config it stands for
 _SHORT = {
@@ -184,6 +186,7 @@ def plan_for(
     accelerator: Accelerator,
     out: Console,
     started: float,
+    crew: Processes | None = None,
 ) -> tuple[Planned, Pictures]:
     """What `ddpm train` would train with these options, and on what: decoded, measured, every field decided.
 
@@ -193,7 +196,11 @@ def plan_for(
         accelerator: of `accelerator_for`.
         out: where unreadable pictures are told; the plan itself is shown with `show_plan`.
         started: when the command was, by time.perf_counter; a budget counts from there.
+        crew: the processes that will train together; the main one's plan is everyone's.
     """
+    from ddpm.processes import Processes
+
+    crew = crew or Processes()
     from ddpm.build import build_chain
     from ddpm.data import check_batch
     from ddpm.plan import DEFAULT_BUDGET, Choices, choose_small, for_data, parse_duration, plan, readable
@@ -237,7 +244,7 @@ def plan_for(
     # An impossible chain or net is refused before anything is decoded.
     build_chain(config)
     parameters(config, len(source.classes))
-    pictures = decoded(source, config, out)
+    pictures = decoded(source, config, out, crew)
     _settle_cache(choices, pictures)
     if options.preset or "train.batch" in given:
         check_batch(pictures, config.train.batch)
@@ -245,8 +252,8 @@ def plan_for(
     if options.budget or not (options.preset or "train.steps" in given):
         seconds = budget - (time.perf_counter() - started)
     folder = options.out or Path("runs") / source.name
-    planned = plan(choices, pictures, accelerator, folder, seconds, bool(options.preset), out.print)
-    return planned, pictures
+    planned = plan(choices, pictures, accelerator, folder, seconds, bool(options.preset), out.print, crew)
+    return crew.told(lambda: planned), pictures
 
 
 def _settle_cache(choices: Choices, pictures: Pictures) -> None:
@@ -280,11 +287,13 @@ def show_plan(planned: Planned, out: Console) -> None:
         out.print(f"this will not work: {line}")
 
 
-def decoded(source: Source, config: Config, out: Console) -> Pictures:
-    """The data, decoded; what could not be is counted and listed."""
+def decoded(source: Source, config: Config, out: Console, crew: Processes | None = None) -> Pictures:
+    """The data, decoded, by one process of each machine for all; what could not be is counted and listed."""
     from ddpm.data import load
+    from ddpm.processes import Processes
 
-    with stages() as advance:
+    crew = crew or Processes()
+    with crew.first(of_machine=True), stages() if crew.main else nullcontext() as advance:
         pictures = load(
             source,
             config.data.size,

@@ -45,13 +45,20 @@ class Tracked:
     """Takes the events of a training to the accelerator's trackers."""
 
     def __init__(
-        self, accelerator: Accelerator, run: Run, config: Config, step: int, tell: Callable[[str], None] = print
+        self,
+        accelerator: Accelerator,
+        run: Run,
+        config: Config,
+        names: Sequence[str],
+        step: int,
+        tell: Callable[[str], None] = print,
     ):
-        """step: the one training goes on after; what a tracker has beyond it is replaced where it can be.
+        """names: of the trackers. step: the one training goes on after; what a tracker has beyond it is replaced
+        where it can be.
 
         tell is called if a tracker fails. UserError if one cannot be started.
         """
-        self.accelerator, self.names, self.tell = accelerator, config.train.trackers, tell
+        self.accelerator, self.names, self.tell = accelerator, tuple(names), tell
         if not self.names:
             return
         folder = Path(place(run.folder))

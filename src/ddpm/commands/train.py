@@ -7,7 +7,9 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from ddpm.commands.info import config_table, parameters
-from ddpm.commands.options import console, parse_size, progress, read
+from ddpm.commands.options import parse_size, progress, read
 from ddpm.commands.planning import (
     PlanOptions,
     accelerator_for,
@@ -28,14 +30,17 @@ from ddpm.commands.planning import (
     show_plan,
     show_skipped,
 )
+from ddpm.commands.processes import console_of
 from ddpm.config import Config
 from ddpm.errors import UserError
 from ddpm.presets import preset
+from ddpm.units import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ddpm.evaluate.scorer import Scorer
+    from ddpm.processes import Processes
     from ddpm.report import Material
     from ddpm.store import Checkpoint, Description, Run
     from ddpm.trainer import Trainer
@@ -58,9 +63,34 @@ def main(arguments: Sequence[str]) -> int:
     started = time.perf_counter()
     options = read(Options, "train", arguments, _DESCRIPTION)
     given = asked_for(options, arguments)
-    out = console()
-    if options.resume:
-        return _resume(options, given, out)
+    from ddpm.processes import left_alone, processes
+
+    crew = processes(options.device)
+    try:
+        if options.resume:
+            status = _resume(options, given, crew)
+        else:
+            status = _begin(options, given, arguments, started, crew)
+    except RuntimeError as error:
+        if crew.count > 1 and left_alone(error):
+            raise UserError(
+                f"process {crew.index} of {crew.count} stops, as another one has ({_line(error)}); start them all "
+                "again with --resume"
+            ) from error
+        raise
+    crew.leave()
+    return status
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _begin(
+    options: Options, given: dict[str, Any], arguments: Sequence[str], started: float, crew: Processes
+) -> int:
+    """A new run."""
+    out = console_of(crew)
     paths = data_of(options, given)
     if not paths:
         raise UserError("ddpm train DATA: give a folder or .zip of pictures, or the embedded set fashion")
@@ -70,14 +100,15 @@ def main(arguments: Sequence[str]) -> int:
 
     keep_freed_memory()
     usual = preset(options.preset).data.labels if options.preset else "auto"
-    source, held = open_sources(paths, given.get("data.labels", usual), given.get("data.holdout", ""))
+    with crew.first():
+        source, held = open_sources(paths, given.get("data.labels", usual), given.get("data.holdout", ""))
     run = Run(options.out or Path("runs") / source.name)
     if not options.dry_run:
-        run.check_free()
+        crew.told(run.check_free)
     for note in (*source.notes, *(held.notes if held else ())):
         out.print(note)
     accelerator = accelerator_for(options, given, run.folder)
-    planned, pictures = plan_for(options, given, source, accelerator, out, started)
+    planned, pictures = plan_for(options, given, source, accelerator, out, started, crew)
     config = planned.config
     out.print(
         f"\n{len(pictures):,} pictures of {source.name}, {parameters(config, len(source.classes)):,} parameters"
@@ -92,13 +123,15 @@ def main(arguments: Sequence[str]) -> int:
     from ddpm.train import facts
     from ddpm.trainer import Trainer
 
-    held_out = None if held is None else decoded(held, config, out)
+    held_out = None if held is None else decoded(held, config, out, crew)
     weights = _weights(config, pictures.classes, out) if config.train.init_from else None
-    trainer = Trainer(config, pictures, accelerator, held_out, weights)
+    trainer = Trainer(config, pictures, accelerator, held_out, weights, crew)
     command = "ddpm train " + shlex.join(arguments)
     description = Description(config, facts(pictures, held_out), plan=planned.reasons, command=command)
     scorer = _scorer(trainer)
-    return _follow(trainer, Run.create(run.folder, description), description, None, out, scorer)
+    with run.locked() if crew.main else nullcontext():
+        crew.told(partial(run.begin, description))
+        return _follow(trainer, run, description, None, out, scorer)
 
 
 def _weights(config: Config, classes: Sequence[str], out: Console) -> dict[str, Tensor]:
@@ -111,18 +144,28 @@ def _weights(config: Config, classes: Sequence[str], out: Console) -> dict[str, 
     return weights
 
 
-def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
+def _resume(options: Options, given: dict[str, Any], crew: Processes) -> int:
     """Goes on with a run from its newest whole checkpoint; its config is the one it has."""
+    out = console_of(crew)
     from ddpm.data import open_sources
     from ddpm.memory import keep_freed_memory
     from ddpm.store import Run
-    from ddpm.trainer import Trainer
 
     keep_freed_memory()
     if options.out is None and not options.data:
         raise UserError("ddpm train --resume: say which run, as --out runs/flowers")
     run = Run(options.out or Path("runs") / open_sources(options.data)[0].name)
-    description = run.description()
+    if crew.main and not run.exists():
+        raise UserError(f"{run.folder}: holds no run to go on with (there is no config.json in it)")
+    with run.locked() if crew.main and not options.dry_run else nullcontext():
+        return _go_on(options, given, run, crew, out)
+
+
+def _go_on(options: Options, given: dict[str, Any], run: Run, crew: Processes, out: Console) -> int:
+    from ddpm.data import open_sources
+    from ddpm.trainer import Trainer
+
+    description = crew.told(run.description)  # which the main one alone need have on its disk
     config = description.config
     changed = [name for name in ("budget", "preset") if getattr(options, name) is not None]
     if (size := parse_size(options.size)) is not None:
@@ -133,7 +176,7 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
             f"{run.folder}: --resume goes on with the run's own config, which --{changed[0]} would change; "
             "leave it out, or start another run"
         )
-    checkpoint, damaged = run.newest()
+    checkpoint, damaged = crew.told(run.newest)
     for line in damaged:
         out.print(f"note: {line}; an older checkpoint is used")
     if checkpoint is None and damaged:
@@ -146,14 +189,22 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
         out.print(f"{run.folder}: would go on after step {checkpoint.step if checkpoint else 0:,}")
         out.print(config_table(config))
         return 0
+    before = checkpoint.state.get("processes", 1) if checkpoint else crew.count
+    if before != crew.count:
+        dropout = "; dropout, which every process draws for itself, differs" if config.net.dropout else ""
+        out.print(
+            f"note: {counted(before, 'process', 'processes')} trained this run until now, {crew.count} from here "
+            f"on: pictures, levels and noise stay the same, sums are rounded otherwise{dropout}"
+        )
     paths = options.data or config.data.path
-    source, held = open_sources(paths, config.data.labels, config.data.holdout)
-    pictures = decoded(source, config, out)
+    with crew.first():
+        source, held = open_sources(paths, config.data.labels, config.data.holdout)
+    pictures = decoded(source, config, out, crew)
     if pictures.fingerprint != description.facts.fingerprint:
         raise UserError(
             f"{' '.join(paths)}: not the pictures this run was started with; bring them back, or start another run"
         )
-    held_out = None if held is None else decoded(held, config, out)
+    held_out = None if held is None else decoded(held, config, out, crew)
     if held_out is not None and held_out.fingerprint != description.facts.held_out:
         raise UserError(
             f"--holdout {config.data.holdout}: not the pictures that were held out when this run was started; "
@@ -162,7 +213,7 @@ def _resume(options: Options, given: dict[str, Any], out: Console) -> int:
     accelerator = make_accelerator(options.device, config.train.precision, config.train.trackers, run.folder)
     fresh = checkpoint is None and config.train.init_from
     weights = _weights(config, pictures.classes, out) if fresh else None
-    trainer = Trainer(config, pictures, accelerator, held_out, weights)
+    trainer = Trainer(config, pictures, accelerator, held_out, weights, crew)
     return _follow(trainer, run, description, checkpoint, out, _scorer(trainer))
 
 
@@ -206,16 +257,21 @@ def _follow(
     from ddpm.report import publish_stopped
     from ddpm.train import fit
 
-    complete, told, made = False, set(trainer.pictures.skipped), None
+    complete, told, made, crew = False, set(trainer.pictures.skipped), None, trainer.crew
     draws = trainer.config.train.task != "classifier"
-    track = Tracked(trainer.accelerator, run, trainer.config, checkpoint.step if checkpoint else 0, out.print)
+    trackers = trainer.config.train.trackers if crew.main else ()
+    track = Tracked(
+        trainer.accelerator, run, trainer.config, trackers, checkpoint.step if checkpoint else 0, out.print
+    )
     with _Signals() as signals, watch(out) as show:
         for event in fit(trainer, run, description, checkpoint, lambda: bool(signals.received), scorer):
             show(event)
             track(event)
-            if isinstance(event, Previewed if draws else Saved):
+            if crew.main and not trainer.shards and isinstance(event, Previewed if draws else Saved):
                 made = _report(trainer, run, replace(description, step=event.step), out) or made
             complete = isinstance(event, Ended) and event.complete
+    if not crew.main:
+        return 0 if complete else 128 + signals.received
     # A stream finds out only when it gets there.
     late = [one for one in trainer.pictures.skipped if one not in told]
     show_skipped(late, "pictures could not be read; the next ones stood in", out)
@@ -224,10 +280,16 @@ def _follow(
             publish_stopped(made)
         out.print(f"stopped; go on with: ddpm train --resume --out {shlex.quote(str(run.folder))}")
         return 128 + signals.received
-    if draws and not trainer.config.train.preview_every:
+    if draws and not trainer.config.train.preview_every and not trainer.shards:
         _report(trainer, run, replace(description, step=trainer.config.train.steps), out)
     _tell_best(run, out)
-    out.print(f"done; look at {run.folder / 'report.html'}, {_use(trainer.config, run)}")
+    # Sharded weights are no net that a report could draw from while the others train on.
+    look = (
+        f"ddpm report {shlex.quote(str(run.folder))}"
+        if trainer.shards
+        else f"look at {run.folder / 'report.html'}"
+    )
+    out.print(f"done; {look}, {_use(trainer.config, run)}")
     return 0
 
 
@@ -236,7 +298,7 @@ def _scorer(trainer: Trainer) -> Scorer | None:
     from ddpm.evaluate.scorer import scorer_of
 
     scorer = scorer_of(trainer.config.train, trainer.pictures, trainer.accelerator.device)
-    if scorer is not None:
+    if scorer is not None and trainer.crew.main:
         with progress("features of the pictures") as advance:
             scorer.prepare(advance)
     return scorer

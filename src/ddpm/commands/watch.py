@@ -8,7 +8,20 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved, Scored, Stepped, TrainEvent
+from ddpm.events import (
+    Began,
+    Ended,
+    Evaluated,
+    Logged,
+    Noted,
+    Previewed,
+    Saved,
+    Scored,
+    Stepped,
+    TrainEvent,
+    Unsaved,
+    WentBack,
+)
 from ddpm.units import duration
 
 
@@ -107,9 +120,10 @@ def describe(event: TrainEvent, steps: int) -> str:
     if isinstance(event, Logged):
         classifies = event.accuracy is not None
         quarters = " ".join(_share(q) if classifies else "-" if q is None else f"{q:.3f}" for q in event.quarters)
+        skipped = f"{event.skipped:,} skipped  " if event.skipped else ""
         return (
             f"step {event.step:,}/{steps:,}  {_loss(event)}  by t {quarters}  "
-            f"gradient {event.gradient:.2f}  {event.pictures_per_second:,.0f} pictures/s  "
+            f"gradient {event.gradient:.2f}  {skipped}{event.pictures_per_second:,.0f} pictures/s  "
             f"{duration(event.seconds_left)} left"
         )
     if isinstance(event, Evaluated) and event.held_out_quarters:
@@ -125,5 +139,18 @@ def describe(event: TrainEvent, steps: int) -> str:
         return f"preview {event.path}"
     if isinstance(event, Saved):
         return f"saved {event.path}"
+    if isinstance(event, Unsaved):
+        return (
+            f"note: the checkpoint of step {event.step:,} could not be written ({event.reason}); training goes "
+            "on, and the one before is still there: make room"
+        )
+    if isinstance(event, WentBack):
+        whence = f"the checkpoint of step {event.to:,}" if event.to else "the beginning"
+        return (
+            f"note: step {event.step:,}: loss or gradient is no number any more; going back to {whence}, on at "
+            f"{event.rate:g} of the learning rate"
+        )
+    if isinstance(event, Noted):
+        return f"note: {event.text}"
     assert isinstance(event, (Stepped, Ended))
     return ""

@@ -91,23 +91,32 @@ class Measured:
 
 
 def measure(
-    config: Config, load: Load, pictures: Pictures, accelerator: Accelerator, steps: int | None
+    config: Config,
+    load: Load,
+    pictures: Pictures,
+    accelerator: Accelerator,
+    steps: int | None,
+    processes: int = 1,
 ) -> Measured:
     """Real steps of a trainer that is thrown away after it; for steps in all, of a length in proportion.
 
-    On a CPU a long step is measured on fewer pictures, and its time scaled up.
+    On a CPU a long step is measured on fewer pictures, and its time scaled up. Of several processes, which all
+    measure at once, each takes its share of a batch.
     """
-    train, batch = config.train, config.train.batch
+    train, share = config.train, -(-config.train.batch // processes)
+    batch = share
     if accelerator.device.type == "cpu":
         batch = min(batch, max(1, int(_MEASURED_FLOPS / (3 * max(1, load.flops)))))
-    rows = -(-train.batch // train.accumulate)
-    part = config.with_(train__batch=batch, train__accumulate=-(-batch // rows), train__init_from="")
+    rows = -(-share // train.accumulate)
+    part = config.with_(
+        train__batch=batch, train__accumulate=-(-batch // rows), train__init_from="", train__shard=False
+    )
     before = _reset_peak(accelerator.device)
     scaler = accelerator.scaler  # of half precision: shared with the training to come, which starts with it afresh
     fresh = None if scaler is None else scaler.state_dict()
     trainer = Trainer(part, pictures, accelerator)
     try:
-        seconds = seconds_a_step(trainer, steps) * train.batch / batch
+        seconds = seconds_a_step(trainer, steps) * share / batch
     finally:
         if scaler is not None:
             scaler.load_state_dict(fresh)

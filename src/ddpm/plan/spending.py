@@ -28,9 +28,10 @@ from ddpm.plan.machine import (
     taken_memory,
 )
 from ddpm.preview import PREVIEW_STEPS, preview_count, preview_layout
+from ddpm.processes import ALONE, Processes
 from ddpm.report.compose import GLANCE_SAMPLES, GLANCE_STEPS
 from ddpm.report.looks import MOST_CLASSES
-from ddpm.trainer import HELD_OUT, QUARTERS
+from ddpm.trainer import HELD_OUT, QUARTERS, check_share
 from ddpm.units import amount, counted, duration
 
 DEFAULT_BUDGET = 3600.0
@@ -50,6 +51,7 @@ def plan(
     seconds: float | None,
     published: bool = False,
     tell: Callable[[str], None] = lambda line: None,
+    crew: Processes = ALONE,
 ) -> Planned:
     """The whole plan for a training into `folder`, its steps filling so many seconds unless they are given (None).
 
@@ -63,13 +65,13 @@ def plan(
     classes = len(pictures.classes)
     load = count(choices.config, classes)
     _precision(choices, accelerator)
-    _accumulation(choices, load, accelerator.device)
+    _accumulation(choices, load, accelerator.device, crew)
     check(choices.config)
     measured = None
     if seconds is not None or choices["train.steps"] >= _WORTH_MEASURING:
         tell("measuring the speed of this machine ...")
         most = None if seconds is not None else choices["train.steps"]
-        measured = _measure(choices, load, pictures, accelerator, most)
+        measured = _measure(choices, load, pictures, accelerator, most, crew)
     saving = SAVED_BYTES * load.parameters / _WRITTEN
     glance = _look_seconds(choices, classes, measured)
     if not choices["train.preview_every"] and choices["train.task"] == "classifier":
@@ -90,7 +92,7 @@ def plan(
         whole = choices["train.steps"] * step if step else 0.0
         follow_steps(choices, step, saving, _previews(whole, glance) if measured else 1)
     choices.say_the_rest()
-    expected = _expect(choices, load, measured, glance, saving, pictures, accelerator.device, folder)
+    expected = _expect(choices, load, measured, glance, saving, pictures, accelerator.device, folder, crew)
     if not choices.obstacles:
         choices.warnings += horizons(choices.config, len(pictures))
     return Planned(
@@ -117,9 +119,12 @@ def _precision(choices: Choices, accelerator: Accelerator) -> None:
     choices.say("precision", value, why, "train.precision")
 
 
-def _accumulation(choices: Choices, load: Load, device: torch.device) -> None:
-    """As few parts as let a batch fit into a share of the free memory."""
-    batch, free = choices["train.batch"], free_memory(device)
+def _accumulation(choices: Choices, load: Load, device: torch.device, crew: Processes) -> None:
+    """As few parts as let a process's pictures of a batch fit into a share of the free memory."""
+    check_share(choices["train.batch"], 1, crew.count)
+    batch, free = -(-choices["train.batch"] // crew.count), free_memory(device)
+    if free is not None and device.type == "cpu":
+        free //= crew.of_machine
     config = choices.config
     if free is None:
         parts, why = 1, "how much memory is free cannot be told here"
@@ -141,14 +146,14 @@ def _accumulation(choices: Choices, load: Load, device: torch.device) -> None:
 
 
 def _measure(
-    choices: Choices, load: Load, pictures: Pictures, accelerator: Accelerator, steps: int | None
+    choices: Choices, load: Load, pictures: Pictures, accelerator: Accelerator, steps: int | None, crew: Processes
 ) -> Measured | None:
     """Measures; where a GPU's memory is too small after all, in more parts."""
     if choices.obstacles:
         return None
     while True:
         try:
-            return measure(choices.config, load, pictures, accelerator, steps)
+            return measure(choices.config, load, pictures, accelerator, steps, crew.count)
         except torch.OutOfMemoryError:
             parts = choices["train.accumulate"]
             if "train.accumulate" in choices.asked or parts >= choices["train.batch"]:
@@ -220,6 +225,7 @@ def _expect(
     pictures: Pictures,
     device: torch.device,
     folder: Path,
+    crew: Processes,
 ) -> Expected:
     """Time, memory and disk, a line each."""
     train = choices["train.steps"], choices["train.preview_every"], choices["train.checkpoint_every"]
@@ -238,7 +244,7 @@ def _expect(
     elif not choices.obstacles:
         why = f"fewer than {_WORTH_MEASURING} steps are over sooner than they are measured"
         choices.decisions.append(Decision("time", "not measured", why))
-    rows = -(-choices["train.batch"] // choices["train.accumulate"])
+    rows = -(-choices["train.batch"] // choices["train.accumulate"] // crew.count)
     state = amount(STATE_BYTES * load.parameters)
     picture = load.peak(choices.config, 1) - load.peak(choices.config, 0)
     why = (
@@ -261,6 +267,10 @@ def _several(number: int, what: str, seconds: float) -> str:
 def _disk(choices: Choices, load: Load, previews: int, pictures: Pictures, folder: Path) -> int:
     """Bytes the run has in its folder at the most: one checkpoint more than are kept, while it is written."""
     kept, one = choices["train.keep"] + 1, SAVED_BYTES * load.parameters
+    if every := choices["train.keep_every"]:
+        kept += choices["train.steps"] // every
+    if choices["train.evaluate_every"]:
+        kept += 1  # the best
     lines = choices["train.steps"] // choices["train.log_every"] * _LINE_BYTES
     disk = kept * one + previews * _PREVIEW_BYTES + _REPORT_BYTES + lines
     free = free_disk(folder)
