@@ -114,6 +114,8 @@ class Trainer:
         self.parameters = list(self.plain.parameters())
         self.averages = list(self.ema.parameters())
         self.guard = Guard(device, config.train.bad_steps)
+        self.asks = device.type != "cuda"
+        """Whether the device is asked if a step was good; a GPU, which that would hold up, finds out by itself."""
         self.parts = config.train.accumulate
         """Parts that this process computes its pictures in: more of them after it ran out of memory."""
         # The compiled net shares its weights with the plain one, which previews and checkpoints use.
@@ -202,11 +204,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.guard.rate * learning_rate(self.config.optimizer, k, self.config.train.steps)
         weight: Any = 1.0 - ema_decay(self.config.optimizer.ema, k)
-        if good.device.type == "cuda":  # which is not waited for: it finds out by itself
+        if not self.asks:
             if self.accelerator.scaler is None:
                 self.optimizer.optimizer.found_inf = (~good).float()
             weight = [weight * good] * len(self.averages)
-        if good.device.type == "cuda" or bool(good):
+        if not self.asks or bool(good):
             self.optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(self.averages, self.parameters, weight)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ddpm.plan import Choices, Planned
     from ddpm.processes import Processes
 
+AUTO = "auto"
 # short option: the field of the config it stands for
 _SHORT = {
     "batch": "train.batch",
@@ -66,8 +67,8 @@ class PlanOptions:
     """Optimizer steps, in place of a budget."""
     preset: Annotated[str | None, unset("NAME", "chosen for the data")] = None
     """A paper's settings, as cifar10; ddpm info presets lists them."""
-    batch: Annotated[int | None, unset("B", "from the plan or preset")] = None
-    """Pictures an optimizer step."""
+    batch: Annotated[str | None, unset("B|auto", "from the plan or preset")] = None
+    """Pictures an optimizer step; auto takes the largest power of two that fits into memory at once."""
     lr: Annotated[float | None, unset("RATE", "from the plan or preset")] = None
     """Highest learning rate."""
     seed: Annotated[int | None, unset("SEED", "0")] = None
@@ -117,12 +118,22 @@ def asked_for(options: PlanOptions, arguments: Sequence[str]) -> dict[str, Any]:
         given.pop("data.path", None)
     given |= dotted(options.config, arguments)
     for short, name in _SHORT.items():
-        value = getattr(options, short)
+        value = _number(options.batch) if short == "batch" else getattr(options, short)
         if value is not None and value is not False:  # a flag that is not there says nothing
             given[name] = value
     if (size := parse_size(options.size)) is not None:
         given["data.size"] = size
     return given
+
+
+def _number(batch: str | None) -> int | None:
+    """--batch as a number; None where it is to be found out."""
+    if batch in (None, AUTO):
+        return None
+    try:
+        return int(batch)
+    except ValueError:
+        raise UserError(f"--batch {batch}: takes a number of pictures, or {AUTO}") from None
 
 
 def dotted(config: Config, arguments: Sequence[str]) -> dict[str, Any]:
@@ -252,7 +263,8 @@ def plan_for(
     if options.budget or not (options.preset or "train.steps" in given):
         seconds = budget - (time.perf_counter() - started)
     folder = options.out or Path("runs") / source.name
-    planned = plan(choices, pictures, accelerator, folder, seconds, bool(options.preset), out.print, crew)
+    largest = options.batch == AUTO and "train.batch" not in given
+    planned = plan(choices, pictures, accelerator, folder, seconds, bool(options.preset), out.print, crew, largest)
     return crew.told(lambda: planned), pictures
 
 

@@ -22,6 +22,7 @@ from ddpm.events import (
     Unsaved,
     WentBack,
 )
+from ddpm.spikes import spike
 from ddpm.units import duration
 
 
@@ -35,6 +36,7 @@ class Lines:
 
     def __init__(self, console: Console):
         self.console, self.steps = console, 0
+        self.highest: list[float] = []
 
     def __enter__(self) -> Lines:
         return self
@@ -50,6 +52,19 @@ class Lines:
         line = describe(event, self.steps)
         if line:
             self.console.print(line)
+        self.jumped(event)
+
+    def jumped(self, event: TrainEvent) -> None:
+        """A line more for a spike of the loss."""
+        if not isinstance(event, Logged) or event.highest is None:
+            return
+        found = spike(event.step, event.highest, self.highest)
+        self.highest.append(event.highest)
+        if found:
+            self.console.print(
+                f"note: a step before {event.step:,} had the loss {found.highest:.3g}, where up to "
+                f"{found.usual:.3g} was usual"
+            )
 
 
 class Live(Lines):
@@ -84,6 +99,8 @@ class Live(Lines):
         if tenth > self.tenth:
             self.tenth = tenth
             super().__call__(event)
+        else:
+            self.jumped(event)
 
 
 def brief(event: Logged, steps: int) -> str:

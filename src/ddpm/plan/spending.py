@@ -52,18 +52,22 @@ def plan(
     published: bool = False,
     tell: Callable[[str], None] = lambda line: None,
     crew: Processes = ALONE,
+    largest: bool = False,
 ) -> Planned:
     """The whole plan for a training into `folder`, its steps filling so many seconds unless they are given (None).
 
-    published: the course is a paper's; tell is called before what takes some seconds.
+    published: the course is a paper's; tell is called before what takes some seconds. crew: the processes that
+    will train together, which all plan. largest: the batch is the largest that fits into memory at once.
     UserError if the budget is too short for ten steps.
     """
     began = time.perf_counter()
+    classes = len(pictures.classes)
+    load = count(choices.config, classes)
+    if largest:
+        _largest(choices, load, len(pictures), accelerator.device, crew)
     if not published:
         choices.pick("train.batch", min(choices["train.batch"], len(pictures)))
         choose_rate(choices, accelerator.device)
-    classes = len(pictures.classes)
-    load = count(choices.config, classes)
     _precision(choices, accelerator)
     _accumulation(choices, load, accelerator.device, crew)
     check(choices.config)
@@ -71,7 +75,7 @@ def plan(
     if seconds is not None or choices["train.steps"] >= _WORTH_MEASURING:
         tell("measuring the speed of this machine ...")
         most = None if seconds is not None else choices["train.steps"]
-        measured = _measure(choices, load, pictures, accelerator, most, crew)
+        measured = _measure(choices, load, pictures, accelerator, most, crew, largest)
     saving = SAVED_BYTES * load.parameters / _WRITTEN
     glance = _look_seconds(choices, classes, measured)
     if not choices["train.preview_every"] and choices["train.task"] == "classifier":
@@ -122,9 +126,7 @@ def _precision(choices: Choices, accelerator: Accelerator) -> None:
 def _accumulation(choices: Choices, load: Load, device: torch.device, crew: Processes) -> None:
     """As few parts as let a process's pictures of a batch fit into a share of the free memory."""
     check_share(choices["train.batch"], 1, crew.count)
-    batch, free = -(-choices["train.batch"] // crew.count), free_memory(device)
-    if free is not None and device.type == "cpu":
-        free //= crew.of_machine
+    batch, free = -(-choices["train.batch"] // crew.count), _free(device, crew)
     config = choices.config
     if free is None:
         parts, why = 1, "how much memory is free cannot be told here"
@@ -145,10 +147,43 @@ def _accumulation(choices: Choices, load: Load, device: torch.device, crew: Proc
         )
 
 
+def _largest(choices: Choices, load: Load, pictures: int, device: torch.device, crew: Processes) -> None:
+    """The largest power of two that fits into a share of the free memory, of all processes, in one part."""
+    free = _free(device, crew)
+    if free is None:
+        choices.warnings.append(
+            "--batch auto: how much memory is free cannot be told here; the usual batch is taken"
+        )
+        return
+    batch = crew.count
+    while 2 * batch <= pictures and load.peak(choices.config, 2 * batch // crew.count) <= _MEMORY_SHARE * free:
+        batch *= 2
+    before = [one for one in choices.decisions if one.what == "batch"]
+    for one in before:
+        choices.decisions.remove(one)
+    choices.pick("train.batch", batch)
+    limit = (
+        "the pictures there are" if 2 * batch > pictures else f"{_MEMORY_SHARE:.0%} of {amount(free)} free memory"
+    )
+    choices.say("batch", str(batch), f"the largest power of two within {limit}", "train.batch")
+
+
+def _free(device: torch.device, crew: Processes) -> int | None:
+    """Bytes free to this process: those on a CPU share the machine's."""
+    free = free_memory(device)
+    return free if free is None or device.type != "cpu" else free // crew.of_machine
+
+
 def _measure(
-    choices: Choices, load: Load, pictures: Pictures, accelerator: Accelerator, steps: int | None, crew: Processes
+    choices: Choices,
+    load: Load,
+    pictures: Pictures,
+    accelerator: Accelerator,
+    steps: int | None,
+    crew: Processes,
+    largest: bool,
 ) -> Measured | None:
-    """Measures; where a GPU's memory is too small after all, in more parts."""
+    """Measures; where a GPU's memory is too small after all, in more parts, or for the largest batch with half."""
     if choices.obstacles:
         return None
     while True:
@@ -161,6 +196,10 @@ def _measure(
                 return None
         accelerator.free_memory()
         torch.cuda.empty_cache()
+        if largest and choices["train.batch"] >= 2 * crew.count:
+            half = choices.pick("train.batch", choices["train.batch"] // 2)
+            choices.say("batch", str(half), "twice as many did not fit into the GPU's memory when tried")
+            continue
         parts = choices.pick("train.accumulate", min(choices["train.batch"], 2 * parts))
         choices.say("computed in", f"{parts} parts", "fewer did not fit into the GPU's memory when tried")
 

@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
-from ddpm.report import remedies, words
+from ddpm.report import faults, remedies, words
 from ddpm.report.shown import WORTH_LOOKING, Advice, Shown, again, number
 from ddpm.units import counted
 
@@ -22,9 +22,9 @@ def advise(shown: Shown) -> list[Advice]:
     """Every rule that applies, the most pressing first; how to draw samples stands last, as it always applies."""
     drawn = (
         *(_stopped, _few_pictures, remedies.copies, _held_out, remedies.quarters, _few_seen, _falling),
-        *(remedies.colours, _clipped, remedies.risen, _balance, _skipped),
+        *(remedies.colours, faults.shaken, _clipped, remedies.risen, _balance, _skipped),
     )
-    classified = (_stopped, _unmeasured, _by_heart, _few_pictures, _falling, _balance, _skipped)
+    classified = (_stopped, _unmeasured, _by_heart, faults.shaken, _few_pictures, _falling, _balance, _skipped)
     classifies = shown.config.train.task == "classifier"
     found: list[Advice] = []
     for rule in classified if classifies else drawn:

@@ -6,6 +6,7 @@ import math
 
 from ddpm.draw import page
 from ddpm.draw.charts import Series, line_chart
+from ddpm.report import faults
 from ddpm.report.material import Material
 from ddpm.report.parts import by_quarter as lines
 from ddpm.report.parts import steps
@@ -59,7 +60,7 @@ def curves(made: Material) -> str:
         ),
         *steps(made, span),
     ]
-    return page.charts(*parts)
+    return faults.note(made.records) + page.charts(*parts)
 
 
 def by_quarter(made: Material) -> str:

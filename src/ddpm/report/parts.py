@@ -15,7 +15,7 @@ from ddpm.build import build_net
 from ddpm.config import Config, meaningless, to_json
 from ddpm.draw import page, picture
 from ddpm.draw.charts import Series, line_chart
-from ddpm.report import looks, nearest, words
+from ddpm.report import faults, looks, nearest, words
 from ddpm.report.advice import advise
 from ddpm.report.material import Material
 from ddpm.report.quarters import NAMES
@@ -169,7 +169,7 @@ def curves(made: Material) -> str:
         *scores(made, span),
         *steps(made, span),
     ]
-    return page.charts(*parts)
+    return faults.note(made.records) + page.charts(*parts)
 
 
 def by_quarter(made: Material, key: str) -> list[Series]:
