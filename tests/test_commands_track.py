@@ -113,7 +113,9 @@ def test_a_tracker_that_fails_does_not_end_the_training(tmp_path, monkeypatch):
     accelerator = Accelerator(cpu=True, log_with=["tensorboard"], project_dir=track.place(run.folder))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        show = Tracked(accelerator, run, tiny.config(train__trackers=("tensorboard",)), 0, told.append)
+        show = Tracked(
+            accelerator, run, tiny.config(train__trackers=("tensorboard",)), ("tensorboard",), 0, told.append
+        )
 
     def full(*values, **options):
         raise OSError("no space left")
@@ -133,4 +135,4 @@ def test_a_tracker_that_cannot_start_says_how_to_go_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(accelerator, "init_trackers", no_key)
     with pytest.raises(UserError, match=r"--trackers tensorboard: no API key; .*WANDB_MODE=offline.*--resume"):
-        Tracked(accelerator, run, tiny.config(train__trackers=("tensorboard",)), 0)
+        Tracked(accelerator, run, tiny.config(train__trackers=("tensorboard",)), ("tensorboard",), 0)

@@ -35,7 +35,8 @@ OTHER = Config(
     LossConfig("hybrid", 0.01, "huber", "p2", 4.0, 2.0, 0.5, 0.1, "low-discrepancy"),
     OptimizerConfig(1e-3, 7, "cosine", 0.8, 0.99, 0.01, 0.0, 0.5),
     TrainConfig(
-        100, 12, 3, 9, "bf16", True, True, "runs/a", ("wandb",), 1, 0, 10, 5, "upsampler", 0.1, 7, 50, "x.pt2"
+        *(100, 12, 3, 9, "bf16", True, True, "runs/a", ("wandb",), 1, 0, 10, 5, "upsampler", 0.1),
+        *(7, 50, "x.pt2", 1000, 4, True),
     ),
 )
 SECTIONS = [f.name for f in dataclasses.fields(Config)]

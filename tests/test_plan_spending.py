@@ -16,6 +16,7 @@ from ddpm.plan import spending
 from ddpm.plan.decisions import Choices
 from ddpm.plan.machine import Load, Measured
 from ddpm.plan.spending import plan
+from ddpm.processes import ALONE, Processes
 
 GB = 1_000_000_000
 ASKED = {
@@ -40,7 +41,7 @@ def machine(monkeypatch):
     }
     count = spending.count
 
-    def measure(config, load, pictures, accelerator, steps):
+    def measure(config, load, pictures, accelerator, steps, processes):
         figures["measured"].append((config.train.accumulate, steps))
         return Measured(figures["step"], figures["memory"])
 
@@ -51,10 +52,11 @@ def machine(monkeypatch):
     return figures
 
 
-def planned(seconds=None, asked=None, published=False, number=5000, **changes):
+def planned(seconds=None, asked=None, published=False, number=5000, crew=ALONE, largest=False, **changes):
     pictures = Cached(np.zeros((number, 1, 8, 8), np.uint8), None, (), "blank", "f" * 64)
     choices = Choices(tiny.config(optimizer__lr=1e-3, **changes), asked or {})
-    return plan(choices, pictures, Accelerator(cpu=True), Path("runs/blank"), seconds, published)
+    folder, silent = Path("runs/blank"), lambda line: None
+    return plan(choices, pictures, Accelerator(cpu=True), folder, seconds, published, silent, crew, largest)
 
 
 def said(made, what):
@@ -205,7 +207,7 @@ def test_memory_is_the_measured_one_or_an_estimate(machine):
 def test_a_gpu_that_proves_too_small_takes_more_parts(machine, monkeypatch):
     tried = []
 
-    def measure(config, load, pictures, accelerator, steps):
+    def measure(config, load, pictures, accelerator, steps, processes):
         tried.append(config.train.accumulate)
         if config.train.accumulate < enough:
             raise torch.OutOfMemoryError("out of memory")
@@ -220,6 +222,35 @@ def test_a_gpu_that_proves_too_small_takes_more_parts(machine, monkeypatch):
     assert "too small even to measure" in planned(None, {"train.steps": 500}).obstacles[0]
     tried.clear()
     assert planned(None, {"train.steps": 500, "train.accumulate": 1}).obstacles and tried == [1]
+
+
+@pytest.mark.parametrize(("free", "count"), [(1, 1), (2, 1), (2, 4)])
+def test_the_largest_batch_fits_into_the_free_memory(machine, monkeypatch, free, count):
+    """And twice as many would not; of several processes on a CPU each has its share of both."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
+    load = machine["load"] = Load(1000, 1_000_000, 1)
+    machine["free"] = free * 100_000_000 * count
+    made = planned(None, {"train.steps": 500}, crew=Processes(0, count), largest=True)
+    batch, room = made.config.train.batch, 0.75 * free * 100_000_000
+    assert batch % count == 0 and made.config.train.accumulate == 1
+    assert load.peak(made.config, batch // count) <= room < load.peak(made.config, 2 * batch // count)
+    assert said(made, "batch").startswith(f"{batch}: the largest power of two within 75% of {free}00 MB free")
+
+
+def test_the_largest_batch_is_no_larger_than_the_data_and_halved_where_it_proves_too_large(machine, monkeypatch):
+    assert planned(None, {"train.steps": 500}, number=100, largest=True).config.train.batch == 64
+
+    def measure(config, load, pictures, accelerator, steps, processes):
+        if config.train.batch > 16:
+            raise torch.OutOfMemoryError("out of memory")
+        return Measured(0.5, 7)
+
+    monkeypatch.setattr(spending, "measure", measure)
+    made = planned(None, {"train.steps": 500}, number=100, largest=True)
+    assert made.config.train.batch == 16 and made.config.train.accumulate == 1
+    assert said(made, "batch") == "16: twice as many did not fit into the GPU's memory when tried"
+    machine["free"] = None
+    assert "usual batch is taken" in planned(None, {"train.steps": 3}, largest=True).warnings[0]
 
 
 # -- disk and precision ----------------------------------------------------------------------------------------

@@ -183,8 +183,6 @@ class TrainConfig:
     """Steps between two checkpoints; the last step always makes one."""
     keep: int = 2
     """Checkpoints kept, the newest ones."""
-    keep_every: int = 0
-    """Keep that of every so many steps, too; 0 for none."""
     task: Literal["image", "classifier", "upsampler"] = "image"
     """A model of pictures, a classifier of noisy pictures, or a model of pictures given small ones."""
     label_drop: float = 0.0
@@ -195,6 +193,8 @@ class TrainConfig:
     """Pictures drawn for a score, always of the same seed."""
     evaluate_features: str = "random"
     """Feature net of the score: random, inception, or an exported program."""
+    keep_every: int = 0
+    """Keep the checkpoint of every so many steps besides the newest; 0 for none."""
     bad_steps: int = 10
     """Steps in a row whose loss or gradient is no number before training goes back, once, at a lower rate."""
     shard: bool = False

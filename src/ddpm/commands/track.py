@@ -18,7 +18,8 @@ from ddpm.atomic import write_json
 from ddpm.config import Config
 from ddpm.errors import UserError
 from ddpm.events import Ended, Evaluated, Logged, Previewed, Scored, TrainEvent
-from ddpm.store import Run, read_json
+from ddpm.reading import read_json
+from ddpm.store import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
