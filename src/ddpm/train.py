@@ -23,6 +23,7 @@ from ddpm.events import (
     Scored,
     Stepped,
     TrainEvent,
+    Unsaved,
     WentBack,
 )
 from ddpm.preview import preview
@@ -107,6 +108,7 @@ def _fit(
         state |= trainer.state() | ({"best": best} if best else {})
         tensors, kept = trainer.tensors(), int(best["step"]) if best else None
         if crew.main:
+            run.catch_up()  # what is saved stands in the log
             one = replace(description, step=step)
             saving.start(one, tensors, state, keep=train.keep, best=kept, every=train.keep_every)
 
@@ -211,16 +213,20 @@ def _fit(
     if step != saved:
         yield from save(step)
     yield from saving.done(wait=True)
-    if saving.failed is not None:
+    if crew.any(saving.failed is not None):
         yield from save(step)  # somebody may have made room
         yield from saving.done(wait=True)
-    if saving.failed is not None:
-        raise UserError(
-            f"{run.folder}: the checkpoint of step {saving.failed.step:,} could not be written "
-            f"({saving.failed.reason}); make room and go on from the last whole one with: ddpm train --resume "
-            f"--out {run.folder}"
-        )
+    crew.told(partial(_check_written, run, saving.failed))
     yield Ended(step, complete=step == steps)
+
+
+def _check_written(run: Run, failed: Unsaved | None) -> None:
+    """UserError if the last checkpoint could not be written."""
+    if failed is not None:
+        raise UserError(
+            f"{run.folder}: the checkpoint of step {failed.step:,} could not be written ({failed.reason}); make "
+            f"room and go on from the last whole one with: ddpm train --resume --out {run.folder}"
+        )
 
 
 LOWER = 0.5
@@ -242,10 +248,11 @@ def _last(trainer: Trainer, run: Run, step: int, over: bool) -> Checkpoint | Non
     what = f"{train.bad_steps} steps in a row gave no number" if over else "weights are no longer numbers"
     checkpoint = crew.told(lambda: run.newest()[0])
     if trainer.guard.rate != 1.0:
+        half = "" if train.precision == "no" else ", or with --train.precision no"
         place = f"{checkpoint.folder} is the last good checkpoint" if checkpoint else "there is no checkpoint yet"
         raise UserError(
             f"step {step:,}: {what}, although training went back once and on at {trainer.guard.rate:g} of the "
-            f"rate; {place}; start another run with a lower --lr, or with --train.precision no"
+            f"rate; {place}; start another run with a lower --lr{half}"
         )
     return checkpoint
 
