@@ -26,6 +26,7 @@ from ddpm.config import (
 from ddpm.data import Pictures, load, open_source
 from ddpm.errors import UserError
 from ddpm.events import Began, Ended, Evaluated, Logged, Previewed, Saved, Scored
+from ddpm.heldout import held_out_error
 from ddpm.noise import Purpose, normals
 from ddpm.store import Description, Run
 from ddpm.train import facts, fit
@@ -371,14 +372,14 @@ def test_held_out_pictures_are_measured_like_those_trained_on(pictures, accelera
     """The same pictures give the same error; pictures of another kind a larger one after training."""
     config = tiny(train__steps=200, train__preview_every=0, net__dropout=0.0, optimizer__lr=5e-3)
     trainer = Trainer(config, pictures, accelerator, held_out=pictures)
-    same = trainer.evaluate()
-    assert same[0] == same[1] and same == trainer.evaluate()
+    same = held_out_error(trainer)
+    assert same[0] == same[1] and same == held_out_error(trainer)
     rng = np.random.default_rng(1)
     np.savez(tmp_path / "n.npz", images=rng.integers(0, 256, (40, 8, 8), np.uint8), labels=np.arange(40) % 2)
     trainer.held_out = load(open_source(tmp_path / "n.npz"), (8, 8), 1, cache=tmp_path / "cache")
     for k in range(200):
         trainer.step(k)
-    held_out, trained_on, *quarters = trainer.evaluate()
+    held_out, trained_on, *quarters = held_out_error(trainer)
     assert quarters == [(), ()]  # they are of classifiers
     assert held_out > 1.3 * trained_on
     assert trained_on < same[1]

@@ -12,10 +12,11 @@ from ddpm.config import ChainConfig, Config, DataConfig, NetConfig, OptimizerCon
 from ddpm.data import load, open_source
 from ddpm.errors import UserError
 from ddpm.events import Ended, Evaluated, Logged, Previewed, Saved
+from ddpm.heldout import HELD_OUT, held_out_error
 from ddpm.noise import Purpose, normals
 from ddpm.store import Description, Run
 from ddpm.train import facts, fit
-from ddpm.trainer import HELD_OUT, Trainer, check_classes
+from ddpm.trainer import Trainer, check_classes
 
 
 def tiny(**changes) -> Config:
@@ -168,7 +169,7 @@ def test_accuracy_is_of_every_picture_at_a_level_of_every_quarter(tmp_path, pict
     held_out = stripes(tmp_path, count=30, upright=0.3, seed=1)
     trainer = Trainer(tiny(train__batch=batch), pictures, accelerator, held_out)
     trainer.ema = Opinion(20)
-    apart = trainer.evaluate()
+    apart = held_out_error(trainer)
     assert apart.held_out_quarters == pytest.approx((0.3, 0.3, 0.7, 0.7)) and apart.held_out == pytest.approx(0.5)
     assert apart.trained_on_quarters[:2] == pytest.approx([1 - one for one in apart.trained_on_quarters[2:]])
     half = len(trainer.ema.told) // 2
@@ -184,7 +185,7 @@ def test_accuracy_is_of_every_picture_at_a_level_of_every_quarter(tmp_path, pict
 
 def test_a_chain_of_few_levels_leaves_a_quarter_out(pictures, accelerator):
     trainer = Trainer(tiny(chain__steps=3), pictures, accelerator, pictures)
-    apart = trainer.evaluate()
+    apart = held_out_error(trainer)
     assert [one is None for one in apart.held_out_quarters] == [False, False, False, True]
     assert 0 <= apart.held_out <= 1
 
@@ -196,21 +197,21 @@ def test_looks_are_always_the_same_with_averaged_weights_and_no_dropout(pictures
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    first = trainer.evaluate()
+    first = held_out_error(trainer)
     assert torch.equal(torch.rand(3), expected)
     with torch.no_grad():
         for p in trainer.parameters:
             p.normal_()
-    assert trainer.evaluate() == first
+    assert held_out_error(trainer) == first
     assert first.held_out == first.trained_on and first.held_out_quarters == first.trained_on_quarters
-    assert Trainer(config, pictures, accelerator).evaluate() is None
+    assert held_out_error(Trainer(config, pictures, accelerator)) is None
 
 
 def test_at_most_so_many_pictures_are_looked_at(tmp_path, accelerator):
     many = stripes(tmp_path, count=3 * HELD_OUT, seed=2)
     trainer = Trainer(tiny(train__batch=64), many, accelerator, many)
     trainer.ema = Opinion(0)
-    trainer.evaluate()
+    held_out_error(trainer)
     assert sum(len(x) for x, _ in trainer.ema.told) == 2 * 4 * HELD_OUT
 
 
@@ -220,7 +221,7 @@ def test_it_learns_what_can_be_seen(tmp_path, pictures, accelerator):
     trainer = Trainer(config, pictures, accelerator, stripes(tmp_path, seed=1))
     losses = [trainer.step(k).terms.loss.mean().item() for k in range(80)]
     assert np.mean(losses[-20:]) < 0.6 * math.log(2)
-    apart = trainer.evaluate()
+    apart = held_out_error(trainer)
     assert min(apart.held_out_quarters[:2]) > 0.9 and apart.held_out_quarters[3] < apart.held_out_quarters[0]
 
 

@@ -26,6 +26,7 @@ from ddpm.events import (
     Unsaved,
     WentBack,
 )
+from ddpm.heldout import held_out_error
 from ddpm.preview import preview
 from ddpm.saving import Saving
 from ddpm.store import Checkpoint, Description, Facts, Run
@@ -195,7 +196,7 @@ def _fit(
             yield scored
             due = due or leads
         if look:
-            if (apart := trainer.evaluate()) is not None:
+            if (apart := held_out_error(trainer)) is not None:
                 evaluated = Evaluated(step, *apart)
                 log(_apart(evaluated))
                 yield evaluated

@@ -33,8 +33,6 @@ from ddpm.sharding import local, placed, shard, whole
 from ddpm.store import Checkpoint, Description
 
 QUARTERS = 4
-HELD_OUT = 256  # pictures at the most, of either kind
-_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class Result(NamedTuple):
@@ -48,15 +46,6 @@ class Result(NamedTuple):
     gradient: Tensor
     good: Tensor
     stop: Tensor
-
-
-class Apart(NamedTuple):
-    """The fields of an `Evaluated` but its step."""
-
-    held_out: float
-    trained_on: float
-    held_out_quarters: tuple[float | None, ...] = ()
-    trained_on_quarters: tuple[float | None, ...] = ()
 
 
 class Trainer:
@@ -136,7 +125,7 @@ class Trainer:
         drawn = self.times.draw(k, train.batch)
         t, weight = drawn[0][rows], drawn[1][rows]
         x0 = x0.to(device, memory_format=torch.channels_last, non_blocking=True)
-        cond = self._cond(x0, self._dropped(labels, k))
+        cond = self.cond(x0, self._dropped(labels, k))
         noise = normals(train.seed, Purpose.TRAIN_NOISE, self.numbers, torch.tensor([k]), x0.shape[1:])[0]
         self.net.train()
         terms, loss = self._backward(k, x0, t, weight, noise, cond)
@@ -214,7 +203,7 @@ class Trainer:
                 torch._foreach_lerp_(self.averages, self.parameters, weight)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _cond(self, x0: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def cond(self, x0: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """What the net is told besides: labels, and for an upsampler the pictures made small."""
         cond = {} if labels is None else {"label": labels.to(x0.device)}
         if self.config.train.task == "upsampler":
@@ -226,57 +215,14 @@ class Trainer:
         share = self.config.train.label_drop
         if labels is None or not share:
             return labels
-        drawn = uniform(self.config.train.seed, Purpose.LABEL_DROP, torch.arange(len(labels)), k)[:, 0]
+        numbers = torch.arange(self.config.train.batch)[self.rows]
+        drawn = uniform(self.config.train.seed, Purpose.LABEL_DROP, numbers, k)[:, 0]
         return torch.where(drawn < share, NO_CLASS, labels)
 
     def _dropout_seed(self, k: int, part: int) -> int:
         address = torch.tensor([self.accelerator.process_index])
         high, low = bits(self.config.train.seed, Purpose.DROPOUT, address, k, 2 * part + 2)[0, -2:].tolist()
         return int(high << 31 ^ low)
-
-    def evaluate(self) -> Apart | None:
-        """The averaged net's mean squared error on held-out pictures, and on as many it trains on; None without.
-
-        Both at the same levels, spread over the chain, and with the same noise; the same ones at every time. Of a
-        classifier the accuracy, each picture at a level of every quarter.
-        """
-        if self.held_out is None:
-            return None
-        classifies = self.config.train.task == "classifier"
-        count = min(HELD_OUT, len(self.held_out), len(self.pictures))
-        means: list[float] = []
-        quarters: list[tuple[float | None, ...]] = []
-        for pictures in (self.held_out, self.pictures):
-            errors, quarter = self._errors(pictures, count, QUARTERS if classifies else 1)
-            mean = errors.mean().item()
-            means.append(1.0 - mean if classifies else mean)
-            each = [errors[quarter == k] for k in range(QUARTERS)] if classifies else []
-            quarters.append(tuple(1.0 - one.mean().item() if len(one) else None for one in each))
-        return Apart(means[0], means[1], quarters[0], quarters[1])
-
-    @torch.no_grad()
-    def _errors(self, pictures: Pictures, count: int, looks: int) -> tuple[Tensor, Tensor]:
-        """Errors float64[looks · count] of so many pictures at so many levels each, and the quarters of these."""
-        model, train, device = build_model(self.config, self.ema), self.config.train, self.accelerator.device
-        T = model.chain.T
-        errors, levels = [], []
-        for look in range(looks):
-            for first in range(0, count, train.batch):
-                i = torch.arange(first, min(count, first + train.batch))
-                # 0.618…: neighbours in the data, often of one class, get levels far apart.
-                t = ((i.double() * _GOLDEN % 1.0 + look) / looks * T).long() + 1
-                rows = self.crew.rows(len(i))
-                own, at = i[rows], t[rows]
-                if not len(own):  # who has none computes one for nothing: sharded weights take all to gather
-                    own, at = i[:1], t[:1]
-                x0, labels = pictures.batch(own * len(pictures) // count)
-                x0 = x0.to(device, memory_format=torch.channels_last)
-                noise = normals(0, Purpose.HELD_OUT, own.to(device), torch.tensor([look]), x0.shape[1:])[0]
-                with self.accelerator.autocast():
-                    error = self.loss(model, x0, at, noise, self._cond(x0, labels)).error
-                errors.append(self.crew.joined(error[: len(i[rows])], len(i)).cpu().double())
-                levels.append(t)
-        return torch.cat(errors), (torch.cat(levels) - 1) * QUARTERS // T
 
     def pipelines(self, description: Description, name: str) -> tuple[Pipeline, Pipeline]:
         """The averaged net and the current one, to draw pictures with; all processes must call this."""

@@ -13,6 +13,7 @@ from ddpm.checking import check
 from ddpm.data import Pictures
 from ddpm.data.pictures import Cached
 from ddpm.errors import UserError
+from ddpm.heldout import HELD_OUT
 from ddpm.method import DEFAULT, USUAL
 from ddpm.plan.course import PREVIEWS, choose_rate, events, follow_steps, horizons
 from ddpm.plan.decisions import Choices, Decision, Expected, Planned
@@ -31,7 +32,7 @@ from ddpm.preview import PREVIEW_STEPS, preview_count, preview_layout
 from ddpm.processes import ALONE, Processes
 from ddpm.report.compose import GLANCE_SAMPLES, GLANCE_STEPS
 from ddpm.report.looks import MOST_CLASSES
-from ddpm.trainer import HELD_OUT, QUARTERS, check_share
+from ddpm.trainer import QUARTERS, check_share
 from ddpm.units import amount, counted, duration
 
 DEFAULT_BUDGET = 3600.0

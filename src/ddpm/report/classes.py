@@ -6,13 +6,13 @@ import math
 
 from ddpm.draw import page
 from ddpm.draw.charts import Series, line_chart
+from ddpm.heldout import HELD_OUT
 from ddpm.report import faults
 from ddpm.report.material import Material
 from ddpm.report.parts import by_quarter as lines
 from ddpm.report.parts import steps
 from ddpm.report.quarters import NAMES
 from ddpm.store import Facts
-from ddpm.trainer import HELD_OUT
 
 
 def curves(made: Material) -> str:
