@@ -28,6 +28,15 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def collected(tensor: Tensor, keep: bool) -> Tensor:
+    """All of a tensor in the machine's memory if it is to be kept, else nothing; all must call this.
+
+    One after the other, so that no device has to hold more than one of them whole.
+    """
+    made = whole(tensor)
+    return made.cpu() if keep else made.new_empty(0)
+
+
 def local(tensor: Tensor) -> Tensor:
     """What this process has of it."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

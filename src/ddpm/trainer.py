@@ -29,7 +29,7 @@ from ddpm.noise import Purpose, bits, normals, uniform
 from ddpm.pipeline import Pipeline
 from ddpm.preview import preview_count
 from ddpm.processes import Processes
-from ddpm.sharding import local, placed, shard, whole
+from ddpm.sharding import collected, local, placed, shard, whole
 from ddpm.store import Checkpoint, Description
 
 QUARTERS = 4
@@ -80,9 +80,8 @@ class Trainer:
             net.load_state_dict(weights)
         net.checkpoint_activations = config.train.checkpoint_activations
         self.shards = config.train.shard and crew.count > 1
-        # FSDP takes weights in their plain layout alone.
-        layout = torch.contiguous_format if self.shards else torch.channels_last
-        net = net.to(device, memory_format=layout)  # type: ignore[call-overload]
+        if not self.shards:  # FSDP takes each block to the device by itself, and in its plain layout alone
+            net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # The averaged net is a net of its own: nothing is ever swapped, so nothing can leak back.
         self.ema = copy.deepcopy(net).eval().requires_grad_(False)
         if self.shards:
@@ -100,8 +99,8 @@ class Trainer:
         self.net = accelerator.prepare_model(net, evaluation_mode=True)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.plain = accelerator.unwrap_model(self.net)
-        self.parameters = list(self.plain.parameters())
-        self.averages = list(self.ema.parameters())
+        self.parameters: list[Tensor] = list(self.plain.parameters())
+        self.averages: list[Tensor] = list(self.ema.parameters())
         self.guard = Guard(device, config.train.bad_steps)
         self.asks = device.type != "cuda"
         """Whether the device is asked if a step was good; a GPU, which that would hold up, finds out by itself."""
@@ -234,7 +233,7 @@ class Trainer:
 
     def _whole_net(self, net: torch.nn.Module) -> torch.nn.Module:
         """A sharded net in one piece; the other processes get one on the meta device, with nothing in it."""
-        state = {name: whole(value) for name, value in net.state_dict().items()}
+        state = {name: collected(value, self.crew.main) for name, value in net.state_dict().items()}
         with torch.device("cpu" if self.crew.main else "meta"):
             made = build_net(self.config, len(self.pictures.classes))
         if self.crew.main:
@@ -259,7 +258,9 @@ class Trainer:
         times = self.times.tensors()
         optimizer = {f"{names[i]}:{key}": value for i, part in state.items() for key, value in part.items()}
         parts = {"model": self.plain.state_dict(), "ema": self.ema.state_dict(), "optimizer": optimizer}
-        parts = {part: {name: whole(one) for name, one in tensors.items()} for part, tensors in parts.items()}
+        if self.shards:
+            keep = self.crew.main
+            parts = {part: {name: collected(one, keep) for name, one in of.items()} for part, of in parts.items()}
         return {**parts, **({"times": times} if times else {})}
 
     def state(self) -> dict[str, Any]:
