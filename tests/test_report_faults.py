@@ -25,7 +25,7 @@ def test_skipped_steps_and_spikes_are_told():
     made = records(_9={"skipped": 1}, _20={"highest": 9.0}, _25={"skipped": 3, "highest": 7.0})
     first, second = sentences(made)
     assert first.startswith("3 steps were skipped, as the loss or the gradient was no number")
-    jumps = "9 before step 210; 7 before step 260, where up to 0.2 was usual."
+    jumps = "9 by step 210; 7 by step 260, where up to 0.2 was usual."
     assert second == f"The loss of a single step jumped 2 times: {jumps}"
     assert note(made).count("<p") == 2
     assert shaken(shown(made)).what == "Lower the learning rate" and "jumped 2 times" in shaken(shown(made)).why

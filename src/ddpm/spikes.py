@@ -18,7 +18,7 @@ _NORMAL = 1.4826  # a normal's deviation in median absolute deviations
 
 
 class Spike(NamedTuple):
-    """A step of those before log line `step` had the loss `highest`, where `usual` was the most."""
+    """A step of those up to log line `step` had the loss `highest`, where `usual` was the most."""
 
     step: int
     highest: float

@@ -62,7 +62,7 @@ class Lines:
         self.highest.append(event.highest)
         if found:
             self.console.print(
-                f"note: a step before {event.step:,} had the loss {found.highest:.3g}, where up to "
+                f"note: a step of those up to {event.step:,} had the loss {found.highest:.3g}, where up to "
                 f"{found.usual:.3g} was usual"
             )
 

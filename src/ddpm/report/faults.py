@@ -35,13 +35,17 @@ def sentences(records: Sequence[dict[str, Any]]) -> list[str]:
         )
     found = sorted(spiked(records), key=lambda one: one.highest / one.usual, reverse=True)
     if found:
-        shown = "; ".join(f"{one.highest:.3g} before step {one.step:,}" for one in found[:_NAMED])
+        shown = "; ".join(f"{one.highest:.3g} by step {one.step:,}" for one in found[:_NAMED])
         rest = f", and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         said.append(
-            f"The loss of a single step jumped {counted(len(found), 'time')}: {shown}{rest}, where up to "
+            f"The loss of a single step jumped {_times(len(found))}: {shown}{rest}, where up to "
             f"{found[0].usual:.3g} was usual."
         )
     return said
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else counted(count, "time")
 
 
 def note(records: Sequence[dict[str, Any]]) -> str:
