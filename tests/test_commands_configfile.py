@@ -175,7 +175,7 @@ def test_a_mistake_is_named_by_file_and_key_or_line(file, text, name, message):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(UserError, match=r"--config .*none\.yaml: cannot be read"):
+    with pytest.raises(UserError, match=r"--config .*none\.yaml: missing, there is no such file"):
         read_config(tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00net")
     with pytest.raises(UserError, match=r"binary\.yaml: not text in UTF-8"):

@@ -226,15 +226,23 @@ def test_held_out_pictures(evaluate, tmp_path):
     assert record()["reference"]["name"] == "photos-held-out" and record()["reference"]["pictures"] == 15
 
 
-def test_batches_are_runs_of_numbers():
-    def subject(runs):
-        none = np.arange(0)
-        return Subject("", "", "", none, lambda n, t: none, 4, runs, 1, {}, {}, Path(), torch.device("cpu"))
+def test_pictures_are_drawn_in_stretches(evaluate, monkeypatch):
+    """What lies between pictures that are kept is not drawn with them."""
+    tiny.run("run", NONE)
+    assert evaluate("-n", 20, "--batch", 4)[0] == 0
+    expected = results()
+    parts = sorted(Path("run/evaluation").glob("*/parts/*.npz"))
+    parts[0].unlink(), parts[1].unlink(), parts[3].unlink()
+    sample, drawn = Pipeline.sample, []
 
-    missing = np.array([0, 1, 2, 3, 4, 9, 12, 13])
-    assert [list(one) for one in subject(True).batches(missing)] == [[0, 1, 2, 3], [4], [9], [12, 13]]
-    assert [list(one) for one in subject(False).batches(missing)] == [[0, 1, 2, 3], [4, 9, 12, 13]]
-    assert subject(True).batches(np.arange(0)) == []
+    def seen(self, n, **options):
+        drawn.append((options["first"], n))
+        return sample(self, n, **options)
+
+    monkeypatch.setattr(Pipeline, "sample", seen)
+    status, out, err = evaluate("-n", 20, "--batch", 10)
+    assert status == 0 and "evaluations 36/36" in err and results() == pytest.approx(expected, rel=1e-5)
+    assert drawn == [(0, 8), (12, 2), (14, 2)]
 
 
 # -- pictures that are given ----------------------------------------------------------------------------------
@@ -395,7 +403,7 @@ def test_two_processes_give_what_one_gives(evaluate):
     (out, err, status), (silent, quiet, other) = two(*arguments, "--out", "both")
     assert status == other == 0, err + quiet
     assert "60 evaluations of the model: 3 a picture, in 2 processes" in out and "photos" not in silent
-    assert "evaluations, process 1 of 2 33/33" in err and "evaluations" not in quiet  # 11 pictures of 20
+    assert "evaluations, process 1 of 2 30/30" in err and "evaluations" not in quiet  # 10 pictures of 20
     assert evaluate("-n", 20, "--out", "one", metrics=metrics)[0] == 0
     parts = []
     for where in ("one", "both"):
@@ -406,7 +414,7 @@ def test_two_processes_give_what_one_gives(evaluate):
     for name in ("pooled", "spatial"):
         np.testing.assert_allclose(parts[1][name], parts[0][name], rtol=1e-3, atol=1e-3)
     assert results("both") == pytest.approx(results("one"), rel=1e-3)
-    assert len(list(Path("both").glob("*/parts/*"))) == 7
+    assert len(list(Path("both").glob("*/parts/*"))) == 8
 
 
 def test_one_process_is_the_main_one():

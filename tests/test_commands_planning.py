@@ -119,7 +119,7 @@ def test_a_file_s_mistakes_are_the_command_s(workplace, capsys):
     (workplace / "c.yaml").write_text("net: {chanels: 8}")
     assert main(["train", "photos", "--config", "c.yaml", "--steps", "1"]) == 2
     assert capsys.readouterr().err == "ddpm: c.yaml: net.chanels: no such setting; did you mean channels?\n"
-    with pytest.raises(UserError, match=r"--config none\.yaml: cannot be read"):
+    with pytest.raises(UserError, match=r"--config none\.yaml: missing, there is no such file"):
         asked_for(options(config_file=workplace.__class__("none.yaml")), [])
 
 

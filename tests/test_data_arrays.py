@@ -118,7 +118,10 @@ OBJECTS = np.array([b"x", None], dtype=object)
             {"x": pictures(2, 8, 8), "y": np.array([0, 2]), "classes": np.array(["a", "b"])},
             "values from 0 to 2, but there are 2 classes: number the classes from 0",
         ),
-        ({"x": pictures(2, 8, 8), "y": np.array([0, 1]), "classes": OBJECTS}, "classes cannot be read"),
+        (
+            {"x": pictures(2, 8, 8), "y": np.array([0, 1]), "classes": OBJECTS},
+            r"classes: object \[\d\]: give at most",
+        ),
     ],
 )
 def test_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
@@ -133,7 +136,7 @@ def test_refused_npy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.npy: float64 values"):
         open_source(tmp_path / "a.npy")
     np.save(tmp_path / "o.npy", OBJECTS, allow_pickle=True)
-    with pytest.raises(UserError, match=r"o\.npy: not a readable \.npy array"):
+    with pytest.raises(UserError, match=r"o\.npy: Python objects, which are never unpickled"):
         open_source(tmp_path / "o.npy")
     for junk in (b"", b"junk", (tmp_path / "a.npy").read_bytes()[:200]):
         (tmp_path / "j.npy").write_bytes(junk)

@@ -26,7 +26,7 @@ def refused(text: str | bytes, suffix: str = ".csv") -> str:
 def test_any_delimiter_and_what_python_itself_writes(mark: str, end: str) -> None:
     stream = io.StringIO()
     writer = csv.writer(stream, delimiter=mark, lineterminator=end)
-    wanted = [("a.png", "cat"), (f"b{mark} 1.png", 'the "dog"'), ("deep/c.jpg", "two\nlines")]
+    wanted = [("a.png", "cat"), (f"b{mark} 1.png", 'the "dog"'), ("deep/two\nlines.jpg", "bird")]
     writer.writerows([("file", "label"), *wanted])
     assert pairs(stream.getvalue()) == wanted
     assert pairs("\ufeff" + stream.getvalue(), ".tsv") == wanted

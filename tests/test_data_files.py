@@ -143,9 +143,12 @@ def test_links_are_followed_and_end(animals: Path, tmp_path: Path) -> None:
     save(tmp_path / "elsewhere" / "y.png", 7)
     (animals / "fox").symlink_to(tmp_path / "elsewhere")
     (animals / "cat" / "loop").symlink_to(animals)
+    (animals / "gnu").symlink_to(tmp_path / "elsewhere")  # once is enough
+    (animals / "aardvark").symlink_to(animals / "dog")  # which has a name of its own
     source = open_source(animals)
     assert source.classes == ("cat", "dog", "emu", "fox")
     assert len(source) == 6
+    assert source.notes[-1] == "other files are left alone: 3 links to folders that are read already"
 
 
 def test_fingerprint_follows_names_and_contents(animals: Path) -> None:
@@ -328,10 +331,10 @@ def test_an_error_that_passes_is_no_content(animals: Path, monkeypatch: pytest.M
     """Or the hash of a reason would be remembered as the files'."""
     source = open_source(animals)
 
-    def fail(self: Path) -> bytes:
-        raise OSError(errno.EIO, "Input/output error", str(self))
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr("ddpm.data.bounds.read", fail)
     with pytest.raises(UserError, match=r"^cat/a\.PNG: cannot be read now \(Input/output error\): check the disk"):
         source.fingerprint()
 

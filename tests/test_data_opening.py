@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -96,3 +97,26 @@ def test_home_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert not is_data("~nobody-of-that-name/x.zip")
     with pytest.raises(UserError, match=r"--holdout ~nobody-of-that-name/x\.zip: neither a share"):
         open_sources(["fashion"], holdout="~nobody-of-that-name/x.zip")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("...npz", "data"),  # after ".." a folder elsewhere would be called
+        ("a\nb\x1b[2J.npz", r"a\nb\x1b[2J"),
+        ("a\udcff.npz", "a?"),
+        (f"{200 * 'n'}.npz", 100 * "n"),
+        ("día 日本.npz", "día 日本"),
+    ],
+)
+def test_names_for_runs_are_names_of_folders(file: str, name: str, tmp_path: Path) -> None:
+    try:
+        np.savez(tmp_path / file, images=np.zeros((2, 8, 8), np.uint8))
+    except OSError:
+        pytest.skip("the disk takes UTF-8 names alone")
+    assert open_source(tmp_path / file).name == name
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npz")
+    assert "is a pipe; name a file" in message(tmp_path / "a.npz")

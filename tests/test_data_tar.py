@@ -300,6 +300,6 @@ def test_only_a_full_disk_is_no_room(
     def fail(*args: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("shutil.copyfileobj", fail)
+    monkeypatch.setattr("gzip.GzipFile.read", fail)
     with pytest.raises(UserError, match=f"a\\.tgz: {says}"):
         open_source(path)

@@ -14,6 +14,7 @@ from ddpm.denoiser import Denoiser
 from ddpm.editing import Edits, edit
 from ddpm.errors import UserError
 from ddpm.guide import Guide
+from ddpm.memory import AtOnce
 from ddpm.noise import Purpose, normals
 from ddpm.samplers import DDIM, Ancestral
 from ddpm.store import Facts
@@ -33,7 +34,7 @@ MEAN, STD = RNG.uniform(-0.3, 0.3, 64), RNG.uniform(0.1, 0.3, 64)
 def exact(sampler, spec, batch=64):
     data = Mixture.of([1.0], [MEAN], STD[None])
     model = Denoiser(Placed(data, BETAS), Chain.from_betas(BETAS), "eps", "small", clip=False).respace(spec)
-    return Walks(model, sampler, 3, (1, 8, 8), batch)
+    return Walks(model, sampler, 3, (1, 8, 8), AtOnce(batch))
 
 
 def gain(t):

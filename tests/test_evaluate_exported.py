@@ -150,7 +150,7 @@ def test_files_that_are_no_program(content, words, tmp_path):
 
 
 def test_files_of_torch_that_are_no_program(net, exported, tmp_path):
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="is a folder; name a file"):
         read_program(tmp_path, CPU)
     path = tmp_path / "net.pt2"
     path.write_bytes(exported.read_bytes()[:-400])
@@ -169,7 +169,7 @@ def test_files_of_torch_that_are_no_program(net, exported, tmp_path):
     with pytest.raises(UserError, match="a TorchScript program, which holds code"):
         read_program(path, CPU)
     rewritten(exported, lambda inner, content: content[:-9] if inner == "models/model.json" else content, path)
-    with pytest.raises(UserError, match=r"models/model\.json is damaged"):
+    with pytest.raises(UserError, match=r"models/model\.json: damaged, not JSON"):
         read_program(path, CPU)
     rewritten(exported, lambda inner, content: None if inner == "data/weights/weight_0" else content, path)
     with pytest.raises(UserError, match=r"damaged, or of a torch that this one .* cannot read"):

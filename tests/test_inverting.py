@@ -14,6 +14,7 @@ from ddpm.chain import Chain
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
 from ddpm.inverting import MADE, invert
+from ddpm.memory import AtOnce
 from ddpm.samplers import DDIM
 from ddpm.walks import Walks
 from oracle import Mixture, OracleNet, linear_betas
@@ -33,7 +34,7 @@ def test_of_one_gaussian_the_noise_is_known():
     model = Denoiser(net, Chain.from_betas(betas), "eps", "small", clip=False)
     model.net.register_parameter("none", torch.nn.Parameter(torch.zeros(1)))
     sources = np.random.default_rng(0).integers(60, 190, (5, 1, 4, 4), dtype=np.uint8)
-    made = invert(Walks(model, DDIM(), 0, (1, 4, 4), 2), sources, 1, None, ())
+    made = invert(Walks(model, DDIM(), 0, (1, 4, 4), AtOnce(2)), sources, 1, None, ())
     x0 = sources.reshape(5, 16) / 127.5 - 1.0
     bar = np.prod(1.0 - betas)
     spread = np.sqrt(bar * std**2 + 1.0 - bar)

@@ -258,11 +258,17 @@ def test_labels_come_as_often_as_in_the_data(tmp_path, shares):
 @pytest.mark.parametrize("steps", [1, 7, 40])
 def test_frames_go_from_noise_to_the_picture(model, steps):
     samples = model.sample(5, steps=steps, frames=True, batch=3)
-    start = normals(0, Purpose.WALK, torch.arange(3), torch.tensor([0]), (1, 8, 8))[0].numpy()
+    start = normals(0, Purpose.WALK, torch.arange(5), torch.tensor([0]), (1, 8, 8))[0].numpy()
     assert np.array_equal(samples.frames[0], grey(start).astype(np.uint8))
-    assert np.array_equal(samples.frames[-1], samples.pixels[:3])
+    assert np.array_equal(samples.frames[-1], samples.pixels)
     assert len(samples.frames) == min(40, steps) + 1
     assert model.sample(5, steps=steps, batch=3).frames == ()
+
+
+def test_a_film_is_of_the_first_pictures_in_any_batch(model):
+    samples = model.sample(70, steps=1, frames=True, batch=40)
+    assert len(samples) == 70 and [len(one) for one in samples.frames] == [64] * 2
+    assert np.array_equal(samples.frames[1], samples.pixels[:64])
 
 
 def test_a_long_walk_keeps_few_frames(tmp_path):

@@ -11,6 +11,7 @@ import tiny
 from ddpm.chain import Chain
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
+from ddpm.memory import AtOnce
 from ddpm.noise import Purpose, normals
 from ddpm.progressive import Completions, Progressive, completions, progressive
 from ddpm.samplers import DDIM, Ancestral
@@ -49,7 +50,7 @@ KEEP = [1, 4, 10, 20, 35, 50]
 def exact(sampler, seed=3):
     data = Mixture.of([1.0], [MEAN], STD[None])
     whole = Denoiser(Placed(data, BETAS), Chain.from_betas(BETAS), "eps", "small", clip=False)
-    return Walks(whole.respace(KEEP), sampler, seed, (1, 4, 4), 500)
+    return Walks(whole.respace(KEEP), sampler, seed, (1, 4, 4), AtOnce(500))
 
 
 def gain(t):

@@ -8,9 +8,10 @@ import tiny
 from ddpm.chain import Chain
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
+from ddpm.memory import AtOnce
 from ddpm.noise import Purpose, normals
 from ddpm.samplers import DDIM, Ancestral
-from ddpm.walks import Walks, covering, log_snr, pixels, ticks
+from ddpm.walks import Walks, covering, film_count, log_snr, pixels
 from oracle import Mixture, OracleNet, linear_betas
 
 BETAS = linear_betas(40)
@@ -34,7 +35,7 @@ class Placed(OracleNet):
 
 def walks(spec=range(1, 41), sampler=None, batch=3, predicts="eps", variance="large"):
     model = Denoiser(Placed(ONE, BETAS, predicts), Chain.from_betas(BETAS), predicts, variance, clip=False)
-    return Walks(model.respace(spec), sampler or Ancestral(), 5, (1, 2, 2), batch)
+    return Walks(model.respace(spec), sampler or Ancestral(), 5, (1, 2, 2), AtOnce(batch))
 
 
 @pytest.mark.parametrize("predicts", ["eps", "mean"])
@@ -102,22 +103,28 @@ def test_the_law_of_a_walk_from_any_level(sampler, eta, start):
 
 
 def test_batches_and_their_noise():
-    made = walks(batch=3)
-    assert [(rows.start, rows.stop) for rows in made.batches(7)] == [(0, 3), (3, 6), (6, 7)]
-    assert made.batches(3) == [slice(0, 3)]
+    made, seen, told = walks(batch=3), [], []
     whole = normals(5, Purpose.WALK, torch.arange(10, 17), torch.tensor([0, 4]), (1, 2, 2))
-    for rows in made.batches(7):
+
+    def compute(rows, tick):
+        seen.append((rows.start, rows.stop))
         noise = made.noise(10, rows)
         assert torch.equal(noise(4), whole[1, rows]) and torch.equal(noise(0), whole[0, rows])
+        tick(), tick()
+        return np.arange(7)[rows], whole[0, rows].numpy()
+
+    passes = made.passes(lambda *now: told.append(now), (7, 2), (3, 1))
+    numbers, start = passes.run(compute)
+    assert seen == [(0, 3), (3, 6), (6, 7)] and numbers.tolist() == [*range(7)]
+    assert np.array_equal(start, whole[0].numpy())
+    assert told == [(k, 7) for k in range(1, 7)]  # of the second pass one step is to come
+    passes.run(lambda rows, tick: (tick(), (np.zeros(3),))[1])
+    assert told[-1] == (7, 7)
 
 
-def test_progress_counts_to_the_end():
-    told = []
-    tick = ticks(lambda *now: told.append(now), 3)
-    for _ in range(3):
-        tick()
-    assert told == [(1, 3), (2, 3), (3, 3)]
-    ticks(None, 3)()
+def test_a_film_of_large_pictures_is_of_fewer():
+    counts = [film_count(n, size) for n, size in ((5, (8, 8)), (99, (64, 64)), (99, (256, 256)), (9, (2048, 512)))]
+    assert counts == [5, 64, 4, 1]
 
 
 def test_pixels_and_numbers():

@@ -274,6 +274,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         value = (value,)  # one of them may stand without brackets
     if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
         parts = get_args(kind)
+        if parts == (str, ...) and all(type(v) is str for v in value):
+            return tuple(value)  # the names of classes, of which there may be very many
         if len(parts) == 2 and parts[1] is Ellipsis:
             return tuple(_value(parts[0], v, where) for v in value)
         if len(parts) == len(value):

@@ -22,7 +22,7 @@ from torch import Tensor
 from ddpm.atomic import write_json
 from ddpm.draw import picture
 from ddpm.samples import check_out, in_a_name, text_of, written
-from ddpm.walks import Progress, Walks, pixels, ticks
+from ddpm.walks import Progress, Tick, Walks, pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,12 +69,12 @@ class Edits:
         The folder appears whole or not at all. One that `save` wrote before is replaced; UserError for any other
         that is not empty. Each picture carries the record in its text fields.
         """
-        from ddpm.draw.plots import write
+        from ddpm.draw.plots import drawn
 
         folder = check_out(folder, MADE, "ddpm img2img")
         figure = self.figure()
         with written(folder) as beside:
-            write(figure, beside / MADE[1])
+            (beside / MADE[1]).write_bytes(drawn(figure))
             (beside / MADE[2]).mkdir()
             picture(self.source).save(beside / MADE[2] / "source.png")
             of_class = "" if self.label is None else "-" + in_a_name(self._name())
@@ -103,17 +103,18 @@ def edit(
     walks = walks.through(*levels, option="--t")
     places = [walks.place(t) for t in levels]
     x0 = torch.tensor(source, dtype=torch.float32, device=walks.device)[None] / 127.5 - 1.0
-    tick = ticks(progress, len(walks.batches(n)) * sum(places))
+    passes = walks.passes(progress, *((n, place) for place in places))
     made = []
     for place in places:
-        parts = []
-        for rows in walks.batches(n):
+
+        def compute(rows: slice, tick: Tick, place: int = place) -> tuple[np.ndarray, ...]:
             noise = walks.noise(0, rows)
             x = walks.noised(x0, place, noise(0))
             for step in walks.down(x, noise, None if label is None else label.expand(len(x)), place):
                 x = step.x
                 tick()
-            parts.append(pixels(x))
-        made.append(np.concatenate(parts))
+            return (pixels(x),)
+
+        made += passes.run(compute)
     record = {**walks.about, "t": list(levels)}
     return Edits(source, tuple(levels), np.stack(made), None if label is None else int(label), classes, record)

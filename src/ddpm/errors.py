@@ -7,12 +7,11 @@ ordinary exception. The message names the file or value, the rule it breaks, and
 from __future__ import annotations
 
 import reprlib
-from typing import Any, final
+from typing import Any
 
 _LONGEST, _END = 2000, 500  # characters of a message, and of those its last, where the mend stands
 
 
-@final
 class UserError(Exception):
     """A mistake the user can mend; `str(error)` is the whole message: one line that any terminal can show.
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from ddpm.atomic import write_bytes
 from ddpm.config import from_json, to_json
 from ddpm.errors import UserError
+from ddpm.reading import read_json
 from ddpm.respacing import GRIDS
-from ddpm.store import read_json
 
 NAME = "grids.json"
 FORMAT = "ddpm-grids/1"

@@ -31,7 +31,7 @@ from ddpm.errors import UserError
 from ddpm.noise import Purpose
 from ddpm.samplers import Noise, Sampler, Step
 from ddpm.samples import check_out, in_a_name, text_of, written
-from ddpm.walks import Progress, Walks, pixels, ticks
+from ddpm.walks import Progress, Tick, Walks, pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,12 +85,12 @@ class Inpainting:
         The folder appears whole or not at all. One that `save` wrote before is replaced; UserError for any other
         that is not empty. Each picture carries the record in its text fields.
         """
-        from ddpm.draw.plots import write
+        from ddpm.draw.plots import drawn
 
         folder = check_out(folder, MADE, "ddpm inpaint")
         figure = self.figure()
         with written(folder) as beside:
-            write(figure, beside / MADE[1])
+            (beside / MADE[1]).write_bytes(drawn(figure))
             (beside / MADE[2]).mkdir()
             picture(self.source).save(beside / MADE[2] / "source.png")
             picture(self.mask[None].astype(np.uint8) * 255).save(beside / MADE[2] / "mask.png")
@@ -119,9 +119,8 @@ def inpaint(
     known = torch.tensor(source, dtype=torch.float32, device=walks.device)[None] / 127.5 - 1.0
     hole = torch.tensor(mask, device=walks.device)
     steps = sum(s < t for t, s in pairwise(visits(walks.model.chain.T, jump, resample)))
-    tick = ticks(progress, len(walks.batches(n)) * steps)
-    made = []
-    for rows in walks.batches(n):
+
+    def compute(rows: slice, tick: Tick) -> tuple[np.ndarray, ...]:
         noise, of_known, of_jumps = (walks.noise(0, rows, purpose) for purpose in _NOISES)
         cond = {} if label is None else {"label": label.expand(rows.stop - rows.start).to(walks.device)}
         for step in repaint(
@@ -129,9 +128,11 @@ def inpaint(
         ):
             x = step.x
             tick()
-        made.append(pixels(x))
+        return (pixels(x),)
+
+    (made,) = walks.passes(progress, (n, steps)).run(compute)
     record = {**walks.about, "jump": jump, "resample": resample, "painted": round(float(mask.mean()), 4)}
-    return Inpainting(source, mask, np.concatenate(made), None if label is None else int(label), classes, record)
+    return Inpainting(source, mask, made, None if label is None else int(label), classes, record)
 
 
 def repaint(

@@ -25,7 +25,7 @@ from ddpm.atomic import write_json
 from ddpm.draw import picture
 from ddpm.errors import UserError
 from ddpm.samples import check_out, in_a_name, text_of, written
-from ddpm.walks import Progress, Walks, pixels, ticks
+from ddpm.walks import Progress, Tick, Walks, pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,12 +78,12 @@ class Interpolation:
         The folder appears whole or not at all. One that `save` wrote before is replaced; UserError for any other
         that is not empty. Each picture carries the record in its text fields.
         """
-        from ddpm.draw.plots import write
+        from ddpm.draw.plots import drawn
 
         folder = check_out(folder, MADE, "ddpm interpolate")
         figure = self.figure()
         with written(folder) as beside:
-            write(figure, beside / MADE[1])
+            (beside / MADE[1]).write_bytes(drawn(figure))
             (beside / MADE[2]).mkdir()
             for name, one in zip("ab", self.sources, strict=True):
                 picture(one).save(beside / MADE[2] / f"{name}.png")
@@ -116,14 +116,15 @@ def interpolate(
     a, b = (torch.tensor(one, dtype=torch.float32, device=walks.device)[None] / 127.5 - 1.0 for one in sources)
     noise = walks.noise(0, slice(0, 1))
     eps = noise(0)
-    tick = ticks(progress, len(walks.batches(len(lambdas))) * sum(places))
+    passes = walks.passes(progress, *((len(lambdas), place) for place in places))
     made = []
     for place in places:
         from_a, from_b = walks.noised(a, place, eps), walks.noised(b, place, eps)
-        start = torch.cat([between(from_a, from_b, share, mode) for share in lambdas])
-        parts = []
-        for rows in walks.batches(len(lambdas)):
-            x = start[rows]
+
+        def compute(
+            rows: slice, tick: Tick, from_a: Tensor = from_a, from_b: Tensor = from_b, place: int = place
+        ) -> tuple[np.ndarray, ...]:
+            x = torch.cat([between(from_a, from_b, share, mode) for share in lambdas[rows]])
 
             def same(t: int, like: Tensor = x) -> Tensor:
                 return noise(t).expand_as(like)
@@ -131,8 +132,9 @@ def interpolate(
             for step in walks.down(x, same, None if label is None else label[rows], place):
                 x = step.x
                 tick()
-            parts.append(pixels(x))
-        made.append(np.concatenate(parts))
+            return (pixels(x),)
+
+        made += passes.run(compute)
     labels = None if label is None else tuple(label.tolist())
     record = {**walks.about, "mode": mode, "t": list(levels), "lambdas": list(lambdas)}
     return Interpolation(np.stack(sources), tuple(levels), tuple(lambdas), np.stack(made), labels, classes, record)

@@ -8,6 +8,7 @@ How nearly depends on the number of steps: ε̂ is taken at one end of each on t
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from ddpm.draw import picture
 from ddpm.samplers import DDIM, walk
 from ddpm.samplers import Inversion as Upwards
 from ddpm.samples import check_out, text_of, written
-from ddpm.walks import Progress, Walks, covering, pixels, ticks
+from ddpm.walks import Progress, Tick, Walks, covering, pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,13 +68,14 @@ class Inversion:
         The folder appears whole or not at all. One that `save` wrote before is replaced; UserError for any other
         that is not empty.
         """
-        from ddpm.draw.plots import write
+        from ddpm.draw.plots import drawn
 
         folder = check_out(folder, MADE, "ddpm invert")
-        figure = self.figure()
+        figure, noise = self.figure(), io.BytesIO()
+        np.save(noise, self.noise)  # a full disk is told of by files of Python's alone
         with written(folder) as beside:
-            write(figure, beside / MADE[1])
-            np.save(beside / MADE[2], self.noise)
+            (beside / MADE[1]).write_bytes(drawn(figure))
+            (beside / MADE[2]).write_bytes(noise.getvalue())
             (beside / MADE[3]).mkdir()
             for k, image in enumerate(self.images()):
                 image.save(beside / MADE[3] / f"{k:06d}.png", pnginfo=text_of({**self.record, "picture": k}))
@@ -93,25 +95,26 @@ def invert(
 ) -> Inversion:
     """Up the grid of the walks, and down by its sampler; clipped x̂_0 of the model count as on any walk."""
     up, T = Upwards(refinements), walks.model.chain.T
-    tick = ticks(progress, len(walks.batches(len(sources))) * 2 * T)
-    noise, rebuilt, errors = [], [], []
-    for rows in walks.batches(len(sources)):
+
+    def compute(rows: slice, tick: Tick) -> tuple[np.ndarray, ...]:
         x0 = x = torch.tensor(sources[rows], dtype=torch.float32, device=walks.device) / 127.5 - 1.0
         cond = {} if labels is None else {"label": labels[rows].to(walks.device)}
         for step in walk(walks.model, up, x0, _no_noise, 0, T, **cond):
             x = step.x
             tick()
-        noise.append(x.cpu().numpy())
+        noise = x.cpu().numpy()
         for step in walk(walks.model, DDIM(), x, _no_noise, T, 0, **cond):
             x = step.x
             tick()
-        rebuilt.append(pixels(x))
-        errors.append((0.5 * (x.clamp(-1.0, 1.0) - x0)).double().square().flatten(1).mean(1).cpu().numpy())
+        error = (0.5 * (x.clamp(-1.0, 1.0) - x0)).double().square().flatten(1).mean(1)
+        return noise, pixels(x), error.cpu().numpy()
+
+    noise, rebuilt, errors = walks.passes(progress, (len(sources), 2 * T)).run(compute)
     return Inversion(
         sources,
-        np.concatenate(noise),
-        np.concatenate(rebuilt),
-        np.concatenate(errors),
+        noise,
+        rebuilt,
+        errors,
         None if labels is None else tuple(labels.tolist()),
         classes,
         {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.build import build_classifier, build_denoiser, build_net
+from ddpm.build import build_chain, build_classifier, build_denoiser, build_net
 from ddpm.convert.foreign import files, is_foreign, read_foreign
+from ddpm.convert.pickles import FLOATS
 from ddpm.errors import UserError
 from ddpm.grids import NAME as GRIDS
 from ddpm.guide import NoisyClassifier
 from ddpm.pipeline import Pipeline
+from ddpm.reading import check_file
 from ddpm.store import Description, Run, load_weights, open_checkpoint, sha256
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -56,7 +59,9 @@ def opened(model: str | Path, weights: str = "ema", given: Mapping[str, Any] | N
     there is no way to give it, so that an error names one.
     """
     check_weights(weights)
-    path, name = Path(model), _name(model)
+    path = Path(model)
+    _check_place(path)
+    name = _name(model)
     try:
         foreign = read_foreign(path, given or {}, weights)
     except UserError as error:
@@ -70,8 +75,30 @@ def opened(model: str | Path, weights: str = "ema", given: Mapping[str, Any] | N
     if given:
         raise UserError(f"--{next(iter(given)).replace('_', '-')}: {model} says itself what it is; leave it out")
     state, description = load_weights(path)
+    for key, value in state.items():
+        if value.dtype not in FLOATS:
+            raise UserError(
+                f"{path}: its {key} is of {value.dtype}, and weights are floats of 16 bits or more; write it again"
+            )
     plain = {key: value.float() for key, value in state.items()}
     return Opened(plain, description, name, path, checksum([path]), tuple(notes))
+
+
+def _check_place(path: Path) -> None:
+    """UserError for what is there, but neither a file nor a folder, or not ours to read."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            next(path.iterdir(), None)
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise UserError(f"{path}: a symbolic link to nothing; name the model itself") from None
+        return  # the name of an embedded one, perhaps
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); name another, or change its permissions") from None
+    if not stat.S_ISDIR(mode) and not check_file(path):
+        raise UserError(f"{path}: is empty; fetch or write it again")
 
 
 def check_weights(weights: str) -> None:
@@ -133,9 +160,16 @@ def classifier(found: Opened, device: str | torch.device | None = None) -> Noisy
 
 
 def check_fits(found: Opened) -> None:
-    """UserError unless the weights are, by names and shapes, those of the net that is described."""
-    with torch.device("meta"):
-        net = build_net(found.description.config, len(found.description.facts.classes))
+    """UserError unless the weights are, by names and shapes, those of the net that is described, and numbers.
+
+    Nothing of the net's size is made, whatever the description says.
+    """
+    try:
+        with torch.device("meta"):
+            net = build_net(found.description.config, len(found.description.facts.classes))
+        build_chain(found.description.config)
+    except (UserError, ValueError) as error:
+        raise UserError(f"{found.path}: describes a net or chain that there cannot be: {error}") from None
     wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     there = {key: tuple(value.shape) for key, value in found.weights.items()}
     wrong = [key for key in {**wanted, **there} if wanted.get(key) != there.get(key)]
@@ -147,17 +181,23 @@ def check_fits(found: Opened) -> None:
             if wrong[0] not in wanted
             else "differs"
         )
-        raise UserError(f"{found.path}: its weights are not those of the net it describes ({wrong[0]} {lacks})")
+        raise UserError(
+            f"{found.path}: its weights are not those of the net it describes ({wrong[0]} {lacks}); fetch or "
+            "write it again"
+        )
+    for key, value in found.weights.items():
+        if not value.isfinite().all():
+            raise UserError(
+                f"{found.path}: its weights are not all numbers ({key} holds NaN or infinity); take an older "
+                "checkpoint, or fetch it again"
+            )
 
 
 def _net(found: Opened, device: str | torch.device | None) -> torch.nn.Module:
     """The net with its weights, on a device."""
+    check_fits(found)
     net = build_net(found.description.config, len(found.description.facts.classes))
-    try:
-        net.load_state_dict(found.weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{found.path}: its weights are not those of the net it describes ({reason})") from None
+    net.load_state_dict(found.weights)
     place = pick_device(device)
     made: torch.nn.Module = net.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return made.eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,8 +12,10 @@ from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
 from ddpm.grids import Grid, choose_grid
 from ddpm.guide import UNGUIDED, Guide
+from ddpm.memory import AtOnce
 from ddpm.method import Method, Steps
 from ddpm.nets.levels import check_size
+from ddpm.processes import ALONE
 from ddpm.store import Description
 from ddpm.tuned import NAME as TUNED
 from ddpm.tuned import resolved
@@ -25,6 +28,8 @@ class Model:
 
     `grids` is where its run has, or would have, the grids fitted to it; None for a model that is no run's. `tuned`
     likewise is where it has the methods found best for it; it may be set to another tuned.json, or to None.
+    `tell` is told, in a sentence, what happens while pictures are drawn, by default for `notes`; `crew` are the
+    processes that draw them together, all of which must ask for the same.
     """
 
     def __init__(
@@ -39,6 +44,8 @@ class Model:
         self.grids = grids
         self.tuned = grids.with_name(TUNED) if grids else None
         self.notes: list[str] = []
+        self.tell: Callable[[str], object] = self.notes.append
+        self.crew = ALONE
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -91,11 +98,14 @@ class Model:
         method: Method,
         seed: int,
         size: tuple[int, int] | None = None,
-        batch: int | None = None,
+        batch: int | AtOnce | None = None,
         guide: Guide = UNGUIDED,
     ) -> Walks:
-        """The walks of n pictures, and the record of how they are made."""
-        if batch is not None and batch < 1:
+        """The walks of n pictures, and the record of how they are made.
+
+        batch: how many at once; from one call to the next in the same AtOnce, which remembers what has not fitted.
+        """
+        if isinstance(batch, int) and batch < 1:
             raise UserError(f"--batch {batch}: is at least 1")
         height, width = size or self.size
         if min(height, width) < 1:
@@ -113,7 +123,8 @@ class Model:
         # guided, each picture is asked for twice, or a classifier keeps what its gradient needs
         usual = max(1, usual_batch(self.device, (height, width)) // (2 if model.guidance else 1))
         shape = (config.data.channels, height, width)
-        return Walks(model, method.make(), seed, shape, min(n, batch or usual), about)
+        at_once = batch if isinstance(batch, AtOnce) else AtOnce(min(n, batch or usual), self.tell)
+        return Walks(model, method.make(), seed, shape, at_once, about, self.crew)
 
     def check_alone(self, what: str) -> None:
         """UserError for a model that draws nothing without a small picture."""

@@ -22,6 +22,7 @@ from ddpm.guide import UNGUIDED, Guide
 from ddpm.inpainting import Inpainting, inpaint
 from ddpm.interpolation import LAMBDAS, Interpolation, Mode, check_shares, interpolate
 from ddpm.inverting import Inversion, invert
+from ddpm.memory import AtOnce
 from ddpm.method import Method, Steps
 from ddpm.model import Model
 from ddpm.progressive import Completions, Progressive, completions, progressive
@@ -44,7 +45,7 @@ class Pipeline(Model):
         seed: int = 0,
         label: str | int | Sequence[str | int] | None = None,
         size: tuple[int, int] | None = None,
-        batch: int | None = None,
+        batch: int | AtOnce | None = None,
         first: int = 0,
         frames: bool = False,
         progress: Progress | None = None,
@@ -59,7 +60,8 @@ class Pipeline(Model):
                 `steps` evaluations, if that is given), or else 20 steps of dpm++sde.
             label: a class by name or number, for all or one each; by default drawn as often as in the data.
             size: another height and width than trained at.
-            batch: pictures computed at once; by default fewer of larger ones.
+            batch: pictures computed at once, by default fewer of larger ones; half of them whenever memory runs
+                out, of which `tell` is told.
             frames: keep the walk of the first pictures for a film.
             progress: called with (steps done, steps in all).
             guide: classifier-free guidance, or that of a classifier.

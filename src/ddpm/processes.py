@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, final
@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from accelerate import PartialState
     from torch import Tensor
 
 T = TypeVar("T")
-_PATIENCE = timedelta(
-    days=7
-)  # others may wait for one that decodes a large set; one that is gone is found out below
+# others may wait for one that decodes a large set; one that is gone is found out below
+_PATIENCE = timedelta(days=7)
+_MEETING = 600.0  # seconds within which all have to come
 _LEFT = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+_PIECE = 1 << 26  # bytes that are sent at once
 _BEAT, _BEATS = 4.0, 10  # seconds between two signs of life; as many without one, and a process counts as gone
 
 
@@ -42,6 +44,7 @@ class Processes:
     device: str | None = None
     state: PartialState | None = None
     _leaving: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    _looked: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @property
     def main(self) -> bool:
@@ -138,7 +141,8 @@ class Processes:
         return made
 
     def leave(self) -> None:
-        """To be called when the others are not needed any more."""
+        """To be called when the others are not needed any more; waits for them, who may have more to do."""
+        self.wait()
         self._leaving.set()
         if self.state is not None:
             self.state.destroy_process_group()
@@ -152,16 +156,57 @@ def processes(device: str | None = None) -> Processes:
     """Those that were started together; device: the one asked for, of which each gets one of its own."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes(device=device)
+    # torch's C++ warns of one that left with a stack trace, beside the line that says so
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
     from accelerate import PartialState
 
     # accelerate joins processes on a CPU only if it is told that they are there
     cpu = device == "cpu" or not torch.cuda.is_available()
+    here = Processes(int(os.environ.get("RANK", "0")), int(os.environ["WORLD_SIZE"]))
+    late = threading.Timer(_MEETING, _end, (here, f"not all have come within {_MEETING / 60:.0f} min"))
+    late.daemon = True
+    late.start()
     state = PartialState(cpu=cpu, timeout=_PATIENCE)
+    late.cancel()
     own = str(state.device) if device in (None, state.device.type) else device
     made = Processes(state.process_index, state.num_processes, own, state)
     if made.count > 1:
-        threading.Thread(target=_watch, args=(made,), name="signs of life", daemon=True).start()
+        for task in (_watch, _attend):
+            threading.Thread(target=task, args=(made,), name="signs of life", daemon=True).start()
+    return made
+
+
+def gathered(crew: Processes, own: Sequence[np.ndarray] | None) -> list[np.ndarray]:
+    """Arrays of which every process has some rows, [own, *] each, with the rows of all in their order.
+
+    own: None of a process that has no row; one at least has some. They travel in pieces, by way of the device.
+    """
+    if crew.count == 1:
+        return list(own or ())
+    import numpy as np
+    import torch
+    import torch.distributed as dist
+
+    device = "cpu" if crew.state is None else crew.state.device
+    said: list[Any] = [None] * crew.count
+    dist.all_gather_object(said, None if own is None else [(one.shape, one.dtype.str) for one in own])
+    like = next(one for one in said if one is not None)
+    made = []
+    for k, (shape, dtype) in enumerate(like):
+        counts = [0 if one is None else one[k][0][0] for one in said]
+        whole, end = np.empty((sum(counts), *shape[1:]), np.dtype(dtype)), 0
+        rows = max(1, _PIECE // max(1, whole[:1].nbytes))
+        for source, count in enumerate(counts):
+            start, end = end, end + count
+            for at in range(start, end, rows):
+                piece = slice(at, min(end, at + rows))
+                if source == crew.index and own is not None:
+                    whole[piece] = own[k][at - start : piece.stop - start]
+                sent = torch.from_numpy(whole[piece]).to(device)
+                dist.broadcast(sent, src=source)
+                whole[piece] = sent.cpu().numpy()
+        made.append(whole)
     return made
 
 
@@ -181,7 +226,8 @@ def _watch(crew: Processes) -> None:
 
     store = distributed_c10d._get_default_store()
     if clone := getattr(store, "clone", None):  # newer than torch 2.6
-        store = clone()  # a connection of its own: another's call may wait for long
+        with suppress(RuntimeError, NotImplementedError):
+            store = clone()  # a connection of its own: another's call may wait for long
     seen, silent = [0] * crew.count, [0] * crew.count
     while not crew._leaving.wait(_BEAT):
         try:
@@ -191,11 +237,22 @@ def _watch(crew: Processes) -> None:
             if crew._leaving.wait(_BEAT):
                 return
             _end(crew, "the processes' meeting place is gone")
+        crew._looked.set()
         silent = [0 if a != b else s + 1 for a, b, s in zip(now, seen, silent, strict=True)]
         seen = now
         for i, looks in enumerate(silent):
             if looks >= _BEATS and not crew._leaving.is_set():
                 _end(crew, f"process {i} has not been heard of for {_BEAT * _BEATS:.0f} s")
+
+
+def _attend(crew: Processes) -> None:
+    """Ends this process where `_watch` asks in vain: a machine without power answers nothing, not even no."""
+    unanswered = 0
+    while not crew._leaving.wait(_BEAT):
+        unanswered = 0 if crew._looked.is_set() else unanswered + 1
+        crew._looked.clear()
+        if unanswered >= _BEATS:
+            _end(crew, f"the processes' meeting place has not answered for {_BEAT * _BEATS:.0f} s")
 
 
 def _end(crew: Processes, why: str) -> None:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from ddpm.errors import UserError
 from ddpm.samples import Samples
-from ddpm.walks import Progress, Walks, covering, log_snr, pixels, ticks
+from ddpm.walks import Progress, Tick, Walks, covering, log_snr, pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,29 +68,27 @@ def progressive(
         raise UserError(f"--shown {shown}: show at least 2, the first and the last")
     chain = walks.model.chain
     chosen = np.unique(np.linspace(1, chain.T, shown).round().astype(int))[::-1].tolist()
-    xt: list[list[np.ndarray]] = [[] for _ in chosen]
-    x0: list[list[np.ndarray]] = [[] for _ in chosen]
-    ends = []
-    tick = ticks(progress, len(walks.batches(n)) * chain.T)
-    for rows in walks.batches(n):
+
+    def compute(rows: slice, tick: Tick) -> tuple[np.ndarray, ...]:
         noise = walks.noise(first, rows)
-        x = noise(0)
+        x, seen = noise(0), []
         for step in walks.down(x, noise, None if label is None else label[rows]):
             if step.t in chosen:
-                at = chosen.index(step.t)
-                xt[at].append(pixels(x))
-                x0[at].append(pixels(step.prediction.x0))
+                seen.append((pixels(x), pixels(step.prediction.x0)))
             x = step.x
             tick()
-        ends.append(pixels(x))
+        xt, x0 = (np.stack(column, axis=1) for column in zip(*seen, strict=True))
+        return xt, x0, pixels(x)
+
+    xt, x0, ends = walks.passes(progress, (n, chain.T)).run(compute)
     labels = None if label is None else tuple(label.tolist())
-    samples = Samples(np.concatenate(ends), labels, classes, {**walks.about, "first": first})
+    samples = Samples(ends, labels, classes, {**walks.about, "first": first})
     levels = walks.levels
     return Progressive(
         tuple(levels[k] for k in chosen),
         tuple(float(-chain.gamma[k]) for k in chosen),
-        np.stack([np.concatenate(parts) for parts in xt]),
-        np.stack([np.concatenate(parts) for parts in x0]),
+        xt.swapaxes(0, 1),
+        x0.swapaxes(0, 1),
         samples,
     )
 
@@ -153,34 +152,40 @@ def completions(
         )
     walks = walks.through(*levels, option="--share")
     chain, places = walks.model.chain, [walks.place(t) for t in levels]
-    tick = ticks(progress, chain.T + len(walks.batches(n)) * sum(places))
-    shared: dict[int, tuple[Tensor, np.ndarray]] = {}
-    noise = walks.noise(first, slice(0, 1))
-    x = noise(0)
-    for step in walks.down(x, noise, label):
-        if step.t in places:
-            shared[step.t] = x, pixels(step.prediction.x0)[0]
-        x = step.x
-        tick()
-    rows_of = []
-    for place in places:
-        parts = []
-        for rows in walks.batches(n):
+    passes = walks.passes(progress, (1, chain.T), *((n, place) for place in places))
+
+    def own(rows: slice, tick: Tick) -> tuple[np.ndarray, ...]:
+        noise = walks.noise(first, rows)
+        x, seen = noise(0), {}
+        for step in walks.down(x, noise, label):
+            if step.t in places:
+                seen[step.t] = x.cpu().numpy(), pixels(step.prediction.x0)
+            x = step.x
+            tick()
+        xt, x0 = (np.stack([seen[place][k] for place in places], axis=1) for k in (0, 1))
+        return xt, x0, pixels(x)
+
+    (xt,), (x0,), (picture,) = passes.run(own)
+    shared, made = torch.from_numpy(xt).to(walks.device), []
+    for k, place in enumerate(places):
+
+        def others(rows: slice, tick: Tick, k: int = k, place: int = place) -> tuple[np.ndarray, ...]:
             count = rows.stop - rows.start
-            x_of = shared[place][0].expand(count, -1, -1, -1)
+            x = shared[k].expand(count, -1, -1, -1)
             of = None if label is None else label.expand(count)
-            for step in walks.down(x_of, walks.noise(first + 1, rows), of, place):
-                x_of = step.x
+            for step in walks.down(x, walks.noise(first + 1, rows), of, place):
+                x = step.x
                 tick()
-            parts.append(pixels(x_of))
-        rows_of.append(np.concatenate(parts))
+            return (pixels(x),)
+
+        made += passes.run(others)
     return Completions(
         tuple(levels),
         tuple(float(-chain.gamma[place]) for place in places),
-        np.stack([pixels(shared[place][0])[0] for place in places]),
-        np.stack([shared[place][1] for place in places]),
-        np.stack(rows_of),
-        pixels(x)[0],
+        pixels(shared),
+        x0,
+        np.stack(made),
+        picture,
         None if label is None else int(label),
         classes,
         {**walks.about, "first": first, "t": list(levels)},

@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin
 from ddpm.atomic import new_folder, write_json
 from ddpm.draw import film, grid, picture
 from ddpm.errors import UserError
+from ddpm.places import check_place, unwritable
 
 # What each command writes into its folder, its record first.
 SAMPLES = ("samples.json", "grid.png", "film.webp", "pictures", "base")
@@ -104,11 +105,16 @@ def check_out(folder: str | Path, made: tuple[str, ...] = SAMPLES, command: str 
     made: the names in such a folder, the first of which is always there.
     """
     folder = Path(folder)
-    if folder.resolve() == Path.cwd():
-        raise UserError(f"{folder}: is the folder you stand in; choose another --out")
-    if folder.is_file():
-        raise UserError(f"{folder}: is a file; choose another --out")
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    check_place(folder)
+    try:
+        if folder.resolve() == Path.cwd():
+            raise UserError(f"{folder}: is the folder you stand in; choose another --out")
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; choose another --out")
+        found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    except (OSError, RuntimeError) as error:  # it cannot be looked into, or is a link to itself
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder}: cannot be written ({reason}); choose another --out") from None
     if found and (made[0] not in found or found - set(made)):
         raise UserError(f"{folder}: is not empty and holds more than {command} wrote; choose another --out")
     return folder
@@ -121,7 +127,7 @@ def written(folder: Path) -> Iterator[Path]:
         with new_folder(folder) as beside:
             yield beside
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
+        raise unwritable(folder, error) from None
 
 
 def _pixels(path: Path) -> np.ndarray:

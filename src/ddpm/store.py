@@ -91,7 +91,7 @@ class Description:
 
 
 def read_facts(values: Any, where: str) -> Facts:
-    """Facts as they were written; UserError if they are none. Names are shown on terminals, which no file commands."""
+    """Facts as they were written; UserError if they are none. Names come out as any terminal can show them."""
     facts = from_json(Facts, values, where)
     if min(facts.count, facts.skipped) < 0:
         raise UserError(f"{where}: damaged, it counts less than nothing")
@@ -145,7 +145,7 @@ class Run:
             raise UserError(
                 f"{self.folder}: holds a run already; continue it with --resume, or choose another --out"
             )
-        if self.folder.is_dir() and any(path.name not in _LOCKS for path in self.folder.iterdir()):
+        if self.folder.is_dir() and not all(_left_behind(path.name) for path in self.folder.iterdir()):
             raise UserError(f"{self.folder}: is not empty and holds no run; choose another --out")
         above = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
         if not above.is_dir() or not os.access(above, os.W_OK):
@@ -225,7 +225,8 @@ class Run:
             for part, tensors in parts.items():
                 name = f"{part}.safetensors"
                 checksums[name] = save_weights(folder / name, tensors, description)
-            write_json(folder / "state.json", {"step": description.step, **state, "sha256": checksums})
+            whole = {"step": description.step, **state, "sha256": checksums}
+            write_json(folder / "state.json", {**whole, "checksum": _checksum(whole)})
         for old in self._folders()[:-keep]:
             step = int(old.name)
             if step != best and not (every and step % every == 0):
@@ -255,6 +256,12 @@ class Run:
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends a line to log.jsonl; where the disk is full it is kept, and written with the next."""
         self._unlogged.append(json.dumps(record) + "\n")
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Writes the lines that a full disk kept out of log.jsonl, if it takes them now."""
+        if not self._unlogged:
+            return
         path = self.folder / "log.jsonl"
         try:
             with path.open("ab", buffering=0) as file:
@@ -291,13 +298,20 @@ class Run:
                 picture.unlink()
 
 
+def _left_behind(name: str) -> bool:
+    """Whether a file is the lock, or what a process that was killed before it began a run left half-made."""
+    return name in _LOCKS or (name.startswith(".") and name.endswith(".tmp"))
+
+
 def open_checkpoint(folder: Path) -> Checkpoint:
     """A checkpoint folder whose files all match their checksums; UserError names the file that does not."""
     state = read_json(folder / "state.json")
     try:
         checksums, step = dict(state["sha256"]), int(state["step"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{folder / 'state.json'}: damaged, it lacks the step or the checksums") from None
+    if state.pop("checksum", None) not in (None, _checksum(state)):  # older ones have none
+        raise UserError(f"{folder / 'state.json'}: damaged, its checksum is another")
     for name, expected in checksums.items():
         path = folder / name
         if not path.is_file():
@@ -305,6 +319,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         if sha256(path) != expected:
             raise UserError(f"{path}: damaged, its checksum is not the one in state.json")
     return Checkpoint(folder, step, state)
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """Of what else stands in state.json."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 # -- single files --------------------------------------------------------------------------------------------
@@ -332,13 +351,13 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
 @contextmanager
 def open_weights(path: Path) -> Iterator[Any]:
     """A safetensors file, opened; UserError if it is none, then or while it is read."""
-    size = check_file(path, 8)
+    size = check_file(path)
     with path.open("rb") as plain:
         length = int.from_bytes(plain.read(8), "little")
     if not 2 <= length <= min(size - 8, _HEADER):
         raise UserError(
-            f"{path}: damaged or not a safetensors file (its header would be {length:,} bytes of {size:,}); fetch "
-            "or write it again"
+            f"{path}: damaged or not a safetensors file (of its {size:,} bytes {length:,} would be the header); "
+            "fetch or write it again"
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -348,7 +367,8 @@ def open_weights(path: Path) -> Iterator[Any]:
 
 
 def sha256(path: Path) -> str:
-    """The file's checksum."""
+    """The file's checksum; UserError if it cannot be read."""
+    check_file(path)
     with path.open("rb") as file:
         return (
             hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)

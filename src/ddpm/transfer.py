@@ -20,7 +20,7 @@ from ddpm.classes import places
 from ddpm.config import Config
 from ddpm.denoiser import LEARNED
 from ddpm.errors import UserError
-from ddpm.loading import opened
+from ddpm.loading import check_fits, opened
 from ddpm.store import Description
 
 _FREE = {"net.dropout", "denoiser.variance", "denoiser.clip"}  # may be other than the model's
@@ -40,6 +40,7 @@ class Origin:
 def open_origin(model: str) -> Origin:
     """Of MODEL (a run, a file, an embedded name) the averaged weights; UserError if there is no such model."""
     found = opened(model)
+    check_fits(found)
     return Origin(model, found.weights, found.description)
 
 

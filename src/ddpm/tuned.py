@@ -12,15 +12,17 @@ import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, final
+from typing import final
+
+import numpy as np
 
 from ddpm.atomic import write_bytes
 from ddpm.config import from_json, to_json
 from ddpm.errors import UserError
 from ddpm.method import DEFAULT, USUAL, Method
-from ddpm.respacing import known
+from ddpm.reading import read_json
+from ddpm.respacing import known, spaced
 from ddpm.samplers import make_sampler
-from ddpm.store import read_json
 
 NAME = "tuned.json"
 FORMAT = "ddpm-tuned/1"
@@ -199,13 +201,18 @@ def _wrong(winner: Winner, tuned: Tuned) -> str | None:
     """What is wrong with a winner that was read."""
     one = winner.setting
     try:
-        made: Any = make_sampler(one.sampler, **dict(one.options))
-    except UserError as error:
+        usual, made = make_sampler(one.sampler), make_sampler(one.sampler, **dict(one.options))
+        if one.grid.startswith("edm:"):
+            spaced(np.array([-5.0, 0.0, 5.0]), 1, one.grid)
+    except (UserError, TypeError) as error:
         return f"a winner's {error}"
+    whole = [name for name, _ in one.options if not isinstance(getattr(usual, name), float)]
+    if whole:
+        return f"a winner's {whole[0]} is none that is tuned"
     if one.grid != "fitted" and not known(one.grid):
         return f"a winner's grid is {one.grid}"
     if not 1 <= one.steps <= tuned.T or made.evaluations(one.steps) > one.evaluations:
         return f"{one.words()} is none of {one.evaluations} evaluations and {tuned.T} levels"
-    if len(winner.scores) != len(tuned.seeds) or not all(map(math.isfinite, winner.scores)):
+    if len(winner.scores) != len(tuned.seeds):
         return f"the scores of {one.words()} are {list(winner.scores)}"
     return None

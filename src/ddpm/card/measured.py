@@ -14,7 +14,8 @@ from typing import Any
 
 from ddpm.data.hub import PREFIX, address
 from ddpm.errors import UserError
-from ddpm.store import Description, Run, read_json
+from ddpm.reading import read_json
+from ddpm.store import Description, Run
 from ddpm.units import counted
 
 _GRIDS = (10, 20, 50)  # numbers of steps whose fitted grids are worth a line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from ddpm.data.hub import PREFIX
 from ddpm.errors import UserError
 from ddpm.guide import NoisyClassifier
 from ddpm.pipeline import Pipeline
+from ddpm.places import unwritable
 from ddpm.samples import text_of
 from ddpm.units import counted
 
@@ -76,10 +78,12 @@ def write_card(
     text = "\n".join(part.strip("\n") + "\n" for part in parts if part)
     try:
         if drawn is not None:
-            drawn.grid.save(folder / PICTURE, pnginfo=text_of(drawn.record))
+            png = io.BytesIO()
+            drawn.grid.save(png, "png", pnginfo=text_of(drawn.record))
+            write_bytes(folder / PICTURE, png.getvalue())
         write_bytes(folder / NAME, text.encode())
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+        raise unwritable(folder, error, "choose another folder") from None
 
 
 def _title(model: Pipeline | NoisyClassifier) -> str:

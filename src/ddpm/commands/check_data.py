@@ -16,6 +16,7 @@ from ddpm.commands.findings import show_bars, show_facts, show_findings, show_li
 from ddpm.commands.options import progress
 from ddpm.commands.planning import PlanOptions, accelerator_for, plan_for, show_plan
 from ddpm.presets import preset
+from ddpm.samples import check_out, written
 from ddpm.units import counted
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ddpm.data import Source
     from ddpm.data.survey import Item, Survey
 
+MADE = ("survey.json", "contact.png")
 _QUICK = 2_000
 _SHOWN_SIZES = 3
 _RARE = 20  # pictures of a class that are too few to learn it from
@@ -45,23 +47,22 @@ def check_data(
     seconds = parse_duration(options.budget) if options.budget else DEFAULT_BUDGET
     usual = preset(options.preset).data.labels if options.preset else "auto"
     train, held = open_sources(paths, given.get("data.labels", usual), given.get("data.holdout", ""))
+    folder = check_out(options.out or Path("check") / train.name, MADE, "ddpm check")
     for note in dict.fromkeys((*train.notes, *(held.notes if held else ()))):
         out.print(note)
     with progress("looking") as advance:
         found = survey(train, held, _QUICK if quick else 0, progress=advance)
-    folder = options.out or Path("check") / train.name
     data = _settings(options, given, train, device, seconds) if found.usable and found.sizes else None
     _show(train.name, found, data, out)
     batch = given.get("train.batch", preset(options.preset).train.batch if options.preset else None)
     worth = _worth(found, data, batch)
     record = {"name": train.name, "data": list(paths), **as_json(found), "worth_a_look": worth}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "survey.json", record)
     if data is None:
+        with written(folder) as beside:
+            write_json(beside / MADE[0], record)
         show_findings(worth, out, "")
-        out.print(f"everything found: {folder / 'survey.json'}")
+        out.print(f"everything found: {folder / MADE[0]}")
         return 2
-    write_sheet(folder / "contact.png", train, held, found, data)
     status = 2 if found.usable < (batch or 1) else 0
     if status == 0 and _run_asked_for(options, given):
         accelerator = accelerator_for(options, given)
@@ -72,9 +73,11 @@ def check_data(
         worth += [*planned.obstacles, *planned.warnings]
         status = 2 if planned.obstacles else 0
         record = {**record, "plan": list(planned.reasons), "worth_a_look": worth}
-        write_json(folder / "survey.json", record)
+    with written(folder) as beside:
+        write_json(beside / MADE[0], record)
+        write_sheet(beside / MADE[1], train, held, found, data)
     show_findings(worth, out, "nothing stands out")
-    out.print(f"\ncontact sheet: {folder / 'contact.png'}; everything found: {folder / 'survey.json'}")
+    out.print(f"\ncontact sheet: {folder / MADE[1]}; everything found: {folder / MADE[0]}")
     if status == 0 and not _run_asked_for(options, given):
         out.print("what a training would be and take: the same command with --budget 1h, or any option of train")
     return status

@@ -67,7 +67,8 @@ def check_run(run: Run, out: Console) -> int:
 
 def _unread(run: Run) -> str:
     """Lines of the log, or a config.json, that cannot be read."""
-    from ddpm.store import Description, read_json
+    from ddpm.reading import read_json
+    from ddpm.store import Description
 
     path = run.folder / "config.json"
     try:

@@ -21,8 +21,10 @@ import yaml
 
 from ddpm.commands.options import parse_size
 from ddpm.config import Config, from_json, to_json
-from ddpm.errors import UserError
+from ddpm.errors import UserError, short
+from ddpm.reading import JSON, read_file
 
+_LARGEST, _DEEPEST = 1 << 20, 20  # bytes of YAML, and tables within tables
 _SECTIONS = {section.name: section for section in dataclasses.fields(Config)}
 _FIELDS = {
     f"{section}.{item.name}" for section in _SECTIONS for item in dataclasses.fields(getattr(Config(), section))
@@ -33,9 +35,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """What a file asks for: values by dotted name. UserError names file, key or line, and the mend."""
     values = _parse(path)
     if not isinstance(values, dict):
-        held = "nothing" if values is None else _short(values)
+        held = "nothing" if values is None else short(values)
         raise UserError(f"{path}: holds {held}; it is a table of sections, as net: {{channels: 64}}")
-    if str(values.get("format", "")).startswith("ddpm/"):  # a run's config.json
+    form = values.get("format")
+    if isinstance(form, str) and form.startswith("ddpm/"):  # a run's config.json
         values = values.get("config")
         if not isinstance(values, dict):
             raise UserError(f"{path}: damaged, a run's config.json holds a config")
@@ -46,8 +49,8 @@ def read_config(path: Path) -> dict[str, Any]:
         if part is None:  # `net:` with nothing under it
             continue
         if not isinstance(part, dict):
-            raise UserError(f"{path}: {section}: holds {_short(part)}; it is a table of settings")
-        if section == "data" and isinstance(part.get("size"), (int, str)):
+            raise UserError(f"{path}: {section}: holds {short(part)}; it is a table of settings")
+        if section == "data" and (type(part.get("size")) is int or isinstance(part.get("size"), str)):
             part = {**part, "size": parse_size(str(part["size"]), f"{path}: data.size")}
         read = from_json(type(getattr(Config(), section)), part, f"{path}: {section}")
         given |= {f"{section}.{key}": getattr(read, key) for key in part}
@@ -68,14 +71,15 @@ def write_yaml(config: Config) -> str:
 
 def _parse(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, JSON if path.suffix.lower() == ".json" else _LARGEST).decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not text in UTF-8; give YAML or JSON") from None
-    except OSError as error:
-        raise UserError(f"--config {path}: cannot be read ({error.strerror or error})") from None
+    except UserError as error:
+        raise UserError(f"--config {error}") from None
     try:
         if path.suffix.lower() == ".json":
             return json.loads(text, object_pairs_hook=_without_repeats)
+        _check_events(text)
         return yaml.load(text, _Core)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
@@ -87,6 +91,24 @@ def _parse(path: Path) -> Any:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     except _RepeatedError as error:
         raise UserError(f"{path}: {error} stands in one table twice; leave one of them") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: holds what no config does ({error}); leave it out") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply; a config is a table of sections") from None
+
+
+def _check_events(text: str) -> None:
+    """Refuses, before anything is made of the text, what makes little of it large: aliases and depth."""
+    depth = 0
+    for event in yaml.parse(text, _Core):
+        why = None
+        if isinstance(event, yaml.AliasEvent):
+            why = f"*{event.anchor} repeats what stands elsewhere, which no config may; write it out"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            why = "nested too deeply; a config is a table of sections"
+        if why:
+            raise yaml.MarkedYAMLError(problem=why, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
 class _RepeatedError(Exception):
@@ -146,8 +168,3 @@ def _nearest(name: str) -> str:
         told = " or ".join(f"{one.partition('.')[0]}: {{{one.partition('.')[2]}: ...}}" for one in fields)
         return f"; did you mean {told}?"
     return f"; there are {', '.join(_SECTIONS)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -19,11 +18,14 @@ from ddpm.commands.options import console, read, unset
 from ddpm.commands.planning import dotted
 from ddpm.config import Config
 from ddpm.errors import UserError
+from ddpm.places import check_place, unwritable
+from ddpm.reading import read_json
 
 if TYPE_CHECKING:
     from ddpm.loading import Opened
     from ddpm.store import Description
 
+_MEND = "choose another DST"
 _DESCRIPTION = (
     "Converts a model between this project's files, OpenAI's (improved-diffusion, guided-diffusion) and "
     "diffusers' folders. What a file cannot say is asked for, and given by options of the config: --net.heads 4."
@@ -64,8 +66,9 @@ def main(arguments: Sequence[str]) -> int:
         given["preset"] = options.preset
     _check_target(options)
     classes = None if options.classes is None else read_names(options.classes)
-    from ddpm.loading import check_fits, opened
+    from ddpm.loading import check_fits, opened, pick_device
 
+    pick_device(options.device)
     out = console()
     found = opened(options.source, options.weights, given)
     if classes is not None:
@@ -87,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         notes = {"diffusers": _to_diffusers, "openai": _to_openai, "ddpm": _to_ddpm}[options.to](found, options)
     except OSError as error:
-        raise UserError(f"{options.target}: cannot be written ({error.strerror}); choose another DST") from None
+        raise unwritable(options.target, error, _MEND) from None
     for note in notes:
         out.print(f"note: {note}")
     out.print(f"wrote {_listed(options.target)}")
@@ -166,15 +169,24 @@ def _check_target(options: Options) -> None:
         raise UserError(
             f"{option}: belongs to a folder with a model card; take --to diffusers, or --to ddpm and a folder"
         )
+    if options.push is not None and not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", options.push, re.ASCII):
+        raise UserError(f"--push {options.push}: no name of a repository; take NAME or ORG/NAME")
     if target.resolve() == Path.cwd():
         raise UserError(f"{target}: is the folder you stand in; choose another DST")
-    there = [one for one in (target, _flags_of(target)) if one.exists()] if file else [target] * target.exists()
-    if there and (file or not target.is_dir() or any(target.iterdir())):
+    check_place(target, _MEND)
+    there = [target] if target.exists() and (file or not target.is_dir() or any(target.iterdir())) else []
+    if options.to == "openai" and _flags_of(target).exists() and not _left_alone(_flags_of(target)):
+        there.append(_flags_of(target))
+    if there:
         raise UserError(f"{there[0]}: is there already; choose another DST, or remove it")
-    above = next(folder for folder in target.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        why = "not yours to write" if above.is_dir() else "a file"
-        raise UserError(f"{target}: cannot be written ({above} is {why}); choose another DST")
+
+
+def _left_alone(flags: Path) -> bool:
+    """Whether flags are ours, which a kill left without their weights."""
+    try:
+        return isinstance(found := read_json(flags), dict) and "ddpm" in found
+    except UserError:
+        return False
 
 
 def _to_ddpm(found: Opened, options: Options) -> list[str]:

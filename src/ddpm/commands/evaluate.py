@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,9 +14,13 @@ import tyro
 from rich.console import Console
 
 from ddpm.commands.guiding import GuideOptions
-from ddpm.commands.method import METHOD, OwnOptions, SamplerName
-from ddpm.commands.options import console, parse_size, read, stages, unset
+from ddpm.commands.method import METHOD, OwnOptions, SamplerName, check_seed
+from ddpm.commands.options import parse_size, progress, read, stages, unset
+from ddpm.commands.processes import console_of, noting, together
 from ddpm.errors import UserError
+from ddpm.memory import AtOnce, keep_freed_memory
+from ddpm.places import check_place
+from ddpm.processes import Processes
 from ddpm.units import counted
 from ddpm.version import __version__
 
@@ -128,6 +133,17 @@ class Case:
     reference: Reference
     out: Path
     console: Console
+    crew: Processes
+
+    def batch(self, usual: int) -> AtOnce:
+        """How many pictures are computed at once."""
+        return AtOnce(self.options.batch or usual, noting(self.crew, self.console))
+
+    def progress(self) -> AbstractContextManager[Callable[[int, int], None] | None]:
+        """A bar of what the main process evaluates; nothing of the others."""
+        if not self.crew.main:
+            return nullcontext()
+        return progress("evaluations" + (f", process 1 of {self.crew.count}" if self.crew.count > 1 else ""))
 
     def numbers(self, usual: int) -> np.ndarray:
         """The pictures to measure: as many as asked for, else the usual number if there are so many."""
@@ -198,13 +214,21 @@ def main(arguments: Sequence[str]) -> int:
         from ddpm.commands.evaluate_fidelity import measure_fidelity
 
         return measure_fidelity(options, metrics)
+    with together(options.device) as crew:
+        measure_model(options, metrics, crew)
+        crew.leave()
+    return 0
+
+
+def measure_model(options: Options, metrics: Sequence[str], crew: Processes) -> None:
+    """All that is measured of a model on the pictures of DATA."""
     from ddpm.loading import load
-    from ddpm.memory import keep_freed_memory
 
     keep_freed_memory()
-    out = console()
+    out = console_of(crew)
     try:
-        model = load(options.model, options.device, options.weights)
+        with crew.first():
+            model = load(options.model, crew.device, options.weights)
     except UserError:
         from ddpm.commands.evaluate_sides import is_pictures
 
@@ -221,19 +245,18 @@ def main(arguments: Sequence[str]) -> int:
 
     model.denoiser = with_variance(model, options.variance)
     what, flow = choose_measurement(model, options, metrics), choose_flow(options, metrics)
-    with stages() as advance:
-        reference = open_reference(options.reference, model, advance)
+    with crew.first(), stages() as advance:
+        reference = open_reference(options.reference, model, advance if crew.main else None)
     for note in (*model.notes, *reference.notes):
         out.print(f"note: {note}")
     usual = Path("evaluation") / model.name if model.grids is None else model.grids.parent / "evaluation"
-    case = Case(options, model, reference, options.out or usual, out)
+    case = Case(options, model, reference, options.out or usual, out, crew)
     if what is not None:
         measure_bits(case, what, metrics)
     if flow is not None:
         measure_ode(case, flow)
     if "grid" in metrics:
         measure_grid(case)
-    return 0
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
@@ -283,15 +306,16 @@ def check(options: Options) -> None:
     """UserError for a number out of its range."""
     if options.batch is not None and options.batch < 1:
         raise UserError(f"--batch {options.batch}: is at least 1")
-    if not 0 <= options.seed < 2**64:
-        raise UserError(f"--seed {options.seed}: lies in [0, 2^64)")
+    check_seed(options.seed)
     if options.n not in (None, "all") and not (options.n.isascii() and options.n.isdecimal() and int(options.n)):
         raise UserError(f"-n {options.n}: takes a number of pictures from 1, or all")
     parse_size(options.size)
     if options.variance not in (None, *VARIANCES):
         raise UserError(f"--variance {options.variance}: takes {', '.join(VARIANCES[:-1])} or {VARIANCES[-1]}")
-    if options.out is not None and options.out.is_file():
-        raise UserError(f"--out {options.out}: is a file; name a folder")
+    if options.out is not None:
+        check_place(options.out)
+        if options.out.is_file():
+            raise UserError(f"--out {options.out}: is a file; name a folder")
 
 
 def with_variance(model: Pipeline, variance: str | None) -> Denoiser:

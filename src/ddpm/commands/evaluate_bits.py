@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from ddpm.commands.options import progress
 from ddpm.draw.plots import write
 from ddpm.errors import UserError
 from ddpm.evaluate import Bits, Measurement, Records, choose, measure, rate, summarise
 from ddpm.evaluate.measuring import FORMAT, kept_batch
 from ddpm.evaluate.summary import Mean, figure
+from ddpm.memory import AtOnce
 from ddpm.units import counted
 
 if TYPE_CHECKING:
@@ -57,9 +57,10 @@ def measure_bits(case: Case, what: Measurement, metrics: Sequence[str]) -> None:
     )
     there = len(records.there() & set(numbers.tolist()))
     tell(case, n, there, what.words(), what.evaluations)
-    records.prepare()
-    batch = case.options.batch or kept_batch(case.model.device, case.reference.size, what.evaluations)
-    with kept(case, numbers, records, min(batch, n)), progress("evaluations") as advance:
+    if case.crew.main:
+        records.prepare()
+    batch = case.batch(kept_batch(case.model.device, case.reference.size, what.evaluations))
+    with kept(case, numbers, records, batch), case.progress() as advance:
         measured = measure(
             what,
             case.reference,
@@ -69,7 +70,10 @@ def measure_bits(case: Case, what: Measurement, metrics: Sequence[str]) -> None:
             batch=batch,
             device=case.model.device,
             progress=advance,
+            crew=case.crew,
         )
+    if measured is None:
+        return
     about = {
         "what": what.words(),
         **case.about(n),
@@ -100,6 +104,7 @@ def tell(case: Case, n: int, there: int, words: str, evaluations: int) -> None:
     case.console.print(f"{case.model.name} on {case.measured_on(n)}")
     case.console.print(words)
     cost = f"{counted((n - there) * evaluations, 'evaluation')} of the net"
+    cost += f", in {case.crew.count} processes" if case.crew.count > 1 else ""
     if there == n:
         case.console.print("every picture was measured before: nothing is computed")
     elif there:
@@ -109,7 +114,7 @@ def tell(case: Case, n: int, there: int, words: str, evaluations: int) -> None:
 
 
 @contextmanager
-def kept(case: Case, numbers: np.ndarray, records: Records, batch: int) -> Iterator[None]:
+def kept(case: Case, numbers: np.ndarray, records: Records, batch: AtOnce) -> Iterator[None]:
     """Says what is kept of a measurement, of so many pictures at once, that is stopped."""
     try:
         yield
@@ -121,9 +126,10 @@ def kept(case: Case, numbers: np.ndarray, records: Records, batch: int) -> Itera
                 "goes on with the others"
             )
         else:
+            rows = min(batch.rows, len(numbers))
             case.console.print(
-                f"nothing is kept: {counted(batch, 'picture')} are kept together once all are measured; --batch "
-                f"{max(1, batch // 4)} keeps fewer, sooner"
+                f"nothing is kept: {counted(rows, 'picture')} are kept together once all are measured; --batch "
+                f"{max(1, rows // 4)} keeps fewer, sooner"
             )
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ddpm.commands.evaluate_sides import Against, Subject, sides
+from ddpm.commands.evaluate_sides import Against, Subject, Tell, sides
 from ddpm.commands.options import progress
-from ddpm.commands.processes import console_of
+from ddpm.commands.processes import console_of, noting, together
 from ddpm.errors import UserError
 from ddpm.evaluate import Records
 from ddpm.evaluate.features import DEFAULT, FeatureNet, Features, open_features
@@ -29,10 +30,11 @@ from ddpm.evaluate.fidelity import (
     reference_features,
     scores,
 )
+from ddpm.evaluate.measuring import completed
 from ddpm.evaluate.scores import Mean
 from ddpm.loading import pick_device
-from ddpm.processes import Processes, processes
-from ddpm.store import read_json
+from ddpm.processes import Processes
+from ddpm.reading import read_json
 from ddpm.units import amount, counted
 from ddpm.version import __version__
 
@@ -49,11 +51,16 @@ def measure_fidelity(options: Options, metrics: Sequence[str]) -> int:
     """Features of the pictures, which are drawn where none are kept, and of the reference; what they come to."""
     if options.n not in (None, "all"):
         check_counts(metrics, int(str(options.n)))
-    crew = processes(options.device)
+    with together(options.device) as crew:
+        return _measured(options, metrics, crew)
+
+
+def _measured(options: Options, metrics: Sequence[str], crew: Processes) -> int:
     out = console_of(crew)
     with crew.first():  # whose checks come before anything is spent
         net = open_features(options.features or DEFAULT, pick_device(crew.device))
-        subject, against = sides(options, crew)
+        net.batch.tell = noting(crew, out)
+        subject, against = sides(options, crew, noting(crew, out))
         key = {**subject.key, "features": net.key, "format": FORMAT}
         records = Records(options.out or subject.out, f"{subject.slug}-{net.name}", key)
         if against is not None:
@@ -122,44 +129,27 @@ def gathered(
     subject: Subject, net: FeatureNet, records: Records, crew: Processes, out: Console
 ) -> Collected | None:
     """The features of all pictures, for the main process; each computes its share of what is missing."""
-    missing = _missing(subject, records)
-    crew.wait()  # everyone has looked before anyone writes: so the shares fit together
-    with _told(subject, records, crew, out):
-        _compute(subject, net, records, subject.batches(missing)[crew.index :: crew.count], crew)
-        crew.wait()
-        while crew.main:
-            found = _collected(subject.numbers, records)
-            if found is not None:
-                return found
-            # a damaged part, now known for one: its pictures are drawn again
-            _compute(subject, net, records, subject.batches(_missing(subject, records)), crew)
-    return None
 
+    def some(numbers: np.ndarray, tell: Tell) -> None:
+        features = net(np.ascontiguousarray(subject.pixels(numbers, tell)))
+        given = {name: values for name, values in features._asdict().items() if values is not None}
+        records.add(numbers, {name: values.numpy() for name, values in given.items()})
 
-def _missing(subject: Subject, records: Records) -> np.ndarray:
-    there = records.there()
-    return np.array([number for number in subject.numbers.tolist() if number not in there], dtype=np.int64)
-
-
-def _compute(
-    subject: Subject, net: FeatureNet, records: Records, batches: Sequence[np.ndarray], crew: Processes
-) -> None:
-    """Features of some pictures, kept batch by batch."""
-    cost = max(1, subject.evaluations)
-    total, done = cost * sum(map(len, batches)), 0
     what = "evaluations" if subject.evaluations else "features"
     what += f", process 1 of {crew.count}" if crew.count > 1 else ""
-    with progress(what) if crew.main else nullcontext(lambda done, of: None) as advance:
-        for numbers in batches:
+    with _told(subject, records, out), progress(what) if crew.main else nullcontext() as advance:
+        look = partial(_look, subject.numbers, records)
+        return completed(look, some, subject.batch, max(1, subject.evaluations), advance, crew)
 
-            def tell(step: int, of: int, done: int = done, count: int = len(numbers)) -> None:
-                advance(done + cost * count * step // of, total)
 
-            features = net(np.ascontiguousarray(subject.pixels(numbers, tell)))
-            given = {name: values for name, values in features._asdict().items() if values is not None}
-            records.add(numbers, {name: values.numpy() for name, values in given.items()})
-            done += cost * len(numbers)
-            advance(done, total)
+def _look(numbers: np.ndarray, records: Records) -> tuple[Collected | None, np.ndarray]:
+    """What is kept of these pictures, or None, and the numbers of those that are missing."""
+    there = records.there()
+    missing = np.array([number for number in numbers.tolist() if number not in there], dtype=np.int64)
+    if len(missing):
+        return None, missing
+    found = _collected(numbers, records)
+    return (found, missing) if found else _look(numbers, records)  # a damaged part, known for one from now on
 
 
 def _collected(numbers: np.ndarray, records: Records) -> Collected | None:
@@ -177,7 +167,7 @@ def _collected(numbers: np.ndarray, records: Records) -> Collected | None:
 
 
 @contextmanager
-def _told(subject: Subject, records: Records, crew: Processes, out: Console) -> Iterator[None]:
+def _told(subject: Subject, records: Records, out: Console) -> Iterator[None]:
     """Says what is kept of what is stopped."""
     try:
         yield
@@ -188,7 +178,7 @@ def _told(subject: Subject, records: Records, crew: Processes, out: Console) -> 
                 f"{there:,} of {counted(n, 'picture')} are kept in {records.folder}; the same command goes on"
             )
         else:
-            batch = min(subject.batch, n)
+            batch = min(subject.batch.rows, n)
             out.print(
                 f"nothing is kept: {counted(batch, 'picture')} are kept together once all are done; --batch "
                 f"{max(1, batch // 4)} keeps fewer, sooner"

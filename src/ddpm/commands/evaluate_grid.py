@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ddpm.commands.evaluate_bits import columns, kept, tell
-from ddpm.commands.options import progress
 from ddpm.config import to_json
 from ddpm.draw.plots import write
 from ddpm.errors import UserError
 from ddpm.evaluate import Records
-from ddpm.evaluate.measuring import FORMAT, batches, kept_batch, on_device
+from ddpm.evaluate.measuring import FORMAT, completed, kept_batch, on_device
 from ddpm.evaluate.spacing import Sums, figure, grids_of
 from ddpm.evaluate.spacing import measure as measure_spacing
 from ddpm.grids import NAME, Grids, read_grids, write_grids
 from ddpm.units import counted
+from ddpm.walks import Progress
 
 if TYPE_CHECKING:
     from ddpm.commands.evaluate import Case
@@ -34,19 +35,22 @@ def measure_grid(case: Case) -> None:
     T, n = model.chain.T, len(numbers)
     about = {"kind": "spacing", "T": T, "variance": model.variance, "clip": model.clip}
     records = Records(case.out, f"{case.reference.name}-grid", {**case.key(), **about, "format": FORMAT})
-    sums, missing = _added(records, numbers)
+    _, missing = _added(records, numbers)
     words = f"cost of every step between two of the {T:,} levels, for the best chain of K steps"
     tell(case, n, n - len(missing), words, T)
-    records.prepare()
-    size = case.options.batch or kept_batch(case.model.device, case.reference.size, T)
-    with kept(case, numbers, records, min(size, n)), progress("evaluations") as advance:
-        while len(missing):
-            for rows, told in batches(missing, T, size, advance):
-                x0, which, cond = on_device(case.reference, rows, case.model.device)
-                made = measure_spacing(model, x0, which, case.options.seed, progress=told, **cond)
-                records.add(rows, {name: np.asarray(value) for name, value in dataclasses.asdict(made).items()})
-            sums, missing = _added(records, numbers)
-    assert sums is not None  # there is at least one picture
+    if case.crew.main:
+        records.prepare()
+
+    def some(rows: np.ndarray, told: Progress) -> None:
+        x0, which, cond = on_device(case.reference, rows, case.model.device)
+        made = measure_spacing(model, x0, which, case.options.seed, progress=told, **cond)
+        records.add(rows, {name: np.asarray(value) for name, value in dataclasses.asdict(made).items()})
+
+    batch = case.batch(kept_batch(case.model.device, case.reference.size, T))
+    with kept(case, numbers, records, batch), case.progress() as advance:
+        sums = completed(partial(_added, records, numbers), some, batch, T, advance, case.crew)
+    if sums is None:
+        return
     grids = dataclasses.replace(
         grids_of(sums, model, seed=case.options.seed),
         model=case.model.name,

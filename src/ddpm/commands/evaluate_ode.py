@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ddpm.commands.evaluate_bits import kept, tell
-from ddpm.commands.options import progress
 from ddpm.draw.plots import write
 from ddpm.errors import UserError
 from ddpm.evaluate import Records
@@ -46,9 +45,10 @@ def measure_ode(case: Case, flow: Flow) -> None:
     times = flow.probes or dimensions
     if there < n:
         out.print(f"each with {counted(times, 'derivative')}, which takes about twice as long as the evaluation")
-    records.prepare()
-    batch = case.options.batch or usual_batch(case.model.device, reference.size, flow)
-    with kept(case, numbers, records, min(batch, n)), progress("evaluations") as advance:
+    if case.crew.main:
+        records.prepare()
+    batch = case.batch(usual_batch(case.model.device, reference.size, flow))
+    with kept(case, numbers, records, batch), case.progress() as advance:
         measured = measure(
             model,
             flow,
@@ -59,7 +59,10 @@ def measure_ode(case: Case, flow: Flow) -> None:
             batch=batch,
             device=case.model.device,
             progress=advance,
+            crew=case.crew,
         )
+    if measured is None:
+        return
     summary = summarise(model, flow, measured, dimensions)
     error = summary.log_p.standard_error
     nats = f"{summary.log_p.value:,.1f}" + ("" if error is None else f" ± {error:.1f}")

@@ -24,10 +24,12 @@ from ddpm.evaluate.fidelity import spread
 from ddpm.evaluate.measuring import kept_batch
 from ddpm.loading import EMBEDDED, EXPORTED, pick_device
 from ddpm.loading import load as load_model
+from ddpm.memory import AtOnce
 from ddpm.method import Method
 from ddpm.processes import Processes
+from ddpm.reading import read_json
 from ddpm.samples import SAMPLES
-from ddpm.store import Run, read_json
+from ddpm.store import Run
 from ddpm.units import counted
 
 if TYPE_CHECKING:
@@ -51,8 +53,8 @@ class Subject:
     """The pictures that are scored: their numbers, and pixels(numbers, tell), uint8 [B, C, H, W].
 
     words: how they are drawn, "" where they are given; slug: the same in the name of a folder, which lies in `out`
-    unless asked for otherwise. batch: how many are had at once, if `runs` only of numbers in a row. evaluations:
-    of the net, a picture. key: what decides the pixels. about: what a record says of them.
+    unless asked for otherwise. batch: how many are had at once. evaluations: of the net, a picture. key: what
+    decides the pixels. about: what a record says of them.
     """
 
     name: str
@@ -60,20 +62,13 @@ class Subject:
     slug: str
     numbers: np.ndarray
     pixels: Callable[[np.ndarray, Tell], np.ndarray]
-    batch: int
-    runs: bool
+    batch: AtOnce
     evaluations: int
     key: dict[str, Any]
     about: dict[str, Any]
     out: Path
     device: torch.device
     notes: tuple[str, ...] = ()
-
-    def batches(self, missing: np.ndarray) -> list[np.ndarray]:
-        """Numbers so many at a time, in their order."""
-        ends = np.flatnonzero(np.diff(missing) != 1) + 1 if self.runs else np.arange(0)
-        pieces = np.split(missing, ends) if len(missing) else []
-        return [piece[at : at + self.batch] for piece in pieces for at in range(0, len(piece), self.batch)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +81,14 @@ class Against:
     notes: tuple[str, ...]
 
 
-def sides(options: Options, crew: Processes) -> tuple[Subject, Against | None]:
-    """What is scored, and, for the main process alone, against what. UserError for what cannot be."""
+def sides(options: Options, crew: Processes, note: Callable[[str], None]) -> tuple[Subject, Against | None]:
+    """What is scored, and, for the main process alone, against what. UserError for what cannot be.
+
+    note: is told what happens while pictures are drawn.
+    """
     if is_model(options.model):
         model = load_model(options.model, crew.device, options.weights)
-        subject = drawn(model, options)
+        subject = drawn(model, options, note)
         if not crew.main:
             return subject, None
         with stages() as advance:
@@ -158,7 +156,7 @@ def _is_samples(folder: Path) -> bool:
 # -- pictures that a model draws ------------------------------------------------------------------------------
 
 
-def drawn(model: Pipeline, options: Options) -> Subject:
+def drawn(model: Pipeline, options: Options, note: Callable[[str], None]) -> Subject:
     """Pictures 0 … n − 1 of a seed, each the same in any batch, process and number of them."""
     from ddpm.commands.evaluate import with_variance
 
@@ -181,22 +179,34 @@ def drawn(model: Pipeline, options: Options) -> Subject:
     how = {**method.about(native, method.chain(native, model.fitted)), **guide.about()}
     cost = int(how["evaluations"])
 
-    def pixels(numbers: np.ndarray, tell: Tell) -> np.ndarray:
+    def stretch(first: int, count: int, tell: Tell) -> np.ndarray:
         return model.sample(
-            len(numbers),
+            count,
             sampler=method.sampler,
             steps=method.steps,
             grid=method.grid,
             seed=options.seed,
-            batch=len(numbers),
-            first=int(numbers[0]),
+            batch=batch,
+            first=first,
             progress=tell,
             guide=guide,
             **method.options,
         ).pixels
 
+    def pixels(numbers: np.ndarray, tell: Tell) -> np.ndarray:
+        done, made = 0, []
+        for piece in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
+
+            def told(step: int, of: int, done: int = done, count: int = len(piece)) -> None:
+                tell(done * of + count * step, len(numbers) * of)
+
+            made.append(stretch(int(piece[0]), len(piece), told))
+            done += len(piece)
+        return np.concatenate(made)
+
     # guided, each picture is asked for twice, or a classifier keeps what its gradient needs
-    batch = options.batch or max(1, kept_batch(model.device, model.size, cost) // (2 if guided else 1))
+    usual = max(1, kept_batch(model.device, model.size, cost) // (2 if guided else 1))
+    batch = AtOnce(options.batch or usual, note)
     sampled = {"sampler": how["sampler"], "grid": "uniform", **how}
     decided = {"variance": denoiser.variance, "clip": denoiser.clip, "seed": options.seed}
     run = model.grids
@@ -207,7 +217,6 @@ def drawn(model: Pipeline, options: Options) -> Subject:
         numbers=np.arange(USUAL if options.n is None else int(options.n)),
         pixels=pixels,
         batch=batch,
-        runs=True,
         evaluations=cost,
         key={"checkpoint": model.checkpoint, "device": model.device.type, **sampled, **decided},
         about={
@@ -248,8 +257,7 @@ def given(pictures: Pictures, options: Options, device: torch.device) -> Subject
         slug=name,
         numbers=spread(total, n),
         pixels=lambda numbers, tell: pictures.rows(numbers, None)[0],
-        batch=options.batch or _AT_ONCE,
-        runs=False,
+        batch=AtOnce(options.batch or _AT_ONCE),
         evaluations=0,
         key={"pictures": pictures.fingerprint, "device": device.type},
         about={

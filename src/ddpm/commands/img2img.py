@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ddpm.commands.guiding import GuideOptions, guide_of
-from ddpm.commands.method import METHOD, MethodOptions
+from ddpm.commands.method import METHOD, MethodOptions, check_seed
 from ddpm.commands.options import console, progress, read, unset
 from ddpm.commands.picture import by_name, class_for, decoded
 
@@ -49,6 +49,7 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "img2img", arguments, _DESCRIPTION)
+    check_seed(options.seed)
     from ddpm.editing import MADE
     from ddpm.loading import load
     from ddpm.memory import keep_freed_memory

@@ -16,7 +16,7 @@ from rich.table import Table
 from ddpm.commands.configfile import write_yaml
 from ddpm.commands.options import console, read
 from ddpm.config import Config, meaningless
-from ddpm.errors import UserError
+from ddpm.errors import UserError, printable
 from ddpm.presets import ORIGINS, PRESETS
 
 if TYPE_CHECKING:
@@ -178,4 +178,4 @@ def config_table(config: Config) -> Table:
 
 def show(value: Any) -> str:
     """A value as it is given on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return printable(" ".join(map(str, value)) if isinstance(value, tuple) else str(value))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ddpm.commands.guiding import GuideOptions, guide_of
-from ddpm.commands.method import METHOD, MethodOptions
+from ddpm.commands.method import METHOD, MethodOptions, check_seed
 from ddpm.commands.options import console, progress, read, unset
 from ddpm.commands.picture import Chosen, by_name, class_for, opened, single
 
@@ -64,6 +64,7 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "inpaint", arguments, _DESCRIPTION)
+    check_seed(options.seed)
     from ddpm.inpainting import MADE
     from ddpm.loading import load
     from ddpm.memory import keep_freed_memory

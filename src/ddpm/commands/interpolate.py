@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ddpm.commands.method import METHOD, MethodOptions
+from ddpm.commands.method import METHOD, MethodOptions, check_seed
 from ddpm.commands.options import console, progress, read, unset
 from ddpm.commands.picture import by_name, class_of, decoded
 
@@ -54,6 +54,7 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "interpolate", arguments, _DESCRIPTION)
+    check_seed(options.seed)
     from ddpm.interpolation import LAMBDAS, MADE
     from ddpm.loading import load
     from ddpm.memory import keep_freed_memory

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ddpm.commands.options import unset
+from ddpm.errors import UserError
 
 SamplerName = Literal["ddpm", "ddim", "dpm++", "dpm++sde", "heun", "pc"]
 _NAMES = "{ddpm,ddim,dpm++,dpm++sde,heun,pc}"
@@ -15,6 +16,12 @@ _NAMES = "{ddpm,ddim,dpm++,dpm++sde,heun,pc}"
 
 METHOD = tyro.conf.arg(name="")
 """Of an option that is a MethodOptions or OwnOptions: its fields stand among the command's own."""
+
+
+def check_seed(seed: int) -> None:
+    """UserError for one that is none: noise is addressed by 64 bits of it."""
+    if not 0 <= seed < 2**64:
+        raise UserError(f"--seed {seed}: lies in [0, 2^64)")
 
 
 @dataclass(frozen=True)

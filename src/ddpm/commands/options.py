@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import partial
+from io import StringIO
 from typing import Any, TypeVar
 
 import tyro
@@ -18,13 +21,47 @@ O = TypeVar("O")  # noqa: E741
 
 
 def read(options: type[O], command: str, arguments: Sequence[str], description: str) -> O:
-    """The options of a command; prints help or what is wrong with them, and leaves, as tyro does."""
-    return tyro.cli(
-        options,
-        prog=f"ddpm {command}",
-        args=list(arguments),
-        description=description,
-    )
+    """The options of a command; prints help and leaves, as tyro does. UserError says what is wrong with them."""
+
+    def parse(given: Sequence[str]) -> tuple[O, list[str]]:
+        prog = f"ddpm {command}"
+        return tyro.cli(options, prog=prog, args=list(given), description=description, return_unknown_args=True)
+
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            made, unknown = parse(arguments)
+    except SystemExit as left:
+        if not left.code:
+            raise
+        raise UserError(f"{_sentence(said.getvalue())}; ddpm {command} --help lists the options") from None
+    if not unknown:
+        return made
+    name = unknown[0].partition("=")[0]
+    if not name.startswith("-"):
+        raise UserError(f"{name}: one argument too many; put names with spaces in quotes")
+    help_text = StringIO()
+    with redirect_stdout(help_text), suppress(SystemExit):
+        parse(["--help"])
+    raise UserError(f"{name}: no such option; {_nearest(name, help_text.getvalue(), command)}")
+
+
+def _sentence(box: str) -> str:
+    """What tyro says in a box of several lines, up to the first line that it rules."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    ruled = next((i for i, line in enumerate(lines) if line and not line.strip("─")), len(lines))
+    return " ".join(line for line in lines[:ruled] if line).rstrip(".")
+
+
+def _nearest(name: str, help_text: str, command: str) -> str:
+    """Did you mean: the option of a help text that is like a name, or like its last part."""
+    names = set(re.findall(r"^[│\s]*(?:-\w, )?(--[a-z][\w.-]*)", help_text, re.MULTILINE))
+    by_end = {one.rpartition(".")[2].lstrip("-"): one for one in sorted(names, reverse=True)}
+    plain = name.lower().replace("_", "-")
+    near = difflib.get_close_matches(plain, names, n=1, cutoff=0.75)
+    ends = difflib.get_close_matches(plain.rpartition(".")[2].lstrip("-"), by_end, n=1, cutoff=0.75)
+    found = near or [by_end[end] for end in ends]
+    return f"did you mean {found[0]}?" if found else f"ddpm {command} --help lists them"
 
 
 def unset(metavar: str, default: str, **options: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
+from ddpm.commands.method import check_seed
 from ddpm.commands.options import console, parse_size, read, unset
 from ddpm.commands.picture import by_number
 from ddpm.errors import UserError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = "Draws the forward process: a picture as noise takes it over, or the schedules as curves."
 SCHEDULES = ("linear", "cosine", "sigmoid")
+_COLUMNS, _WIDEST = 100, 1024  # of a figure; pixels a side of a picture in it
 _LARGEST = 128  # pixels a side; beyond it a picture is scaled down unless --size says otherwise
 
 
@@ -99,6 +101,11 @@ def default_name(options: Forward | Schedule) -> str:
     return f"forward-{Path(options.picture).resolve().stem}{which}.png"
 
 
+def _check_range(option: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise UserError(f"{option} {value}: is at least 1" + (f", and at most {most:,}" if value > most else ""))
+
+
 # -- chains ------------------------------------------------------------------------------------------------
 
 
@@ -106,13 +113,13 @@ def find_chain(name: str, steps: int) -> Chain:
     """The chain of a schedule (with that many steps), a preset or a model; an existing path comes first."""
     from ddpm.build import build_chain
     from ddpm.chain import make_chain
+    from ddpm.limits import STEPS
     from ddpm.loading import is_run, opened
     from ddpm.store import Run
 
     if not Path(name).exists():
         if name in SCHEDULES:
-            if steps < 1:
-                raise UserError(f"--steps {steps}: is at least 1")
+            _check_range("--steps", steps, STEPS)
             try:
                 return make_chain(name, steps)
             except UserError:
@@ -169,8 +176,8 @@ def forward(options: Forward) -> Figure:
     from ddpm.draw.plots import Row, table
     from ddpm.noise import Purpose, normals
 
-    if options.levels < 1:
-        raise UserError(f"--levels {options.levels}: is at least 1")
+    _check_range("--levels", options.levels, _COLUMNS)
+    check_seed(options.seed)
     if not options.schedules:
         raise UserError(f"--schedules: name at least one, as {' '.join(SCHEDULES)}")
     chains = {name: find_chain(name, options.steps) for name in options.schedules}
@@ -209,6 +216,8 @@ def read_picture(options: Forward) -> Tensor:
 
     chosen = by_number(options.picture, options.number)
     size = parse_size(options.size)
+    if size is not None and max(size) > _WIDEST:
+        raise UserError(f"--size {options.size}: a figure shows pictures of at most {_WIDEST:,} pixels a side")
     try:
         with chosen.opened() as image:
             pixels = _fitted(image, size)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ddpm.commands.guiding import GuideOptions, guide_of
-from ddpm.commands.method import METHOD, MethodOptions
+from ddpm.commands.method import METHOD, MethodOptions, check_seed
 from ddpm.commands.options import console, progress, read, unset
 from ddpm.errors import UserError
 
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     from ddpm.walks import check_count
 
     check_count(options.n, options.first)
+    check_seed(options.seed)
     keep_freed_memory()
     out = console()
     model = load(options.model, options.device, options.weights)

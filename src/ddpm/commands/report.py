@@ -144,7 +144,7 @@ def _follow(run: Run, report: Callable[[], Path], out: Console) -> int:
                 time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
         out.print("no longer following; the training is left as it is")
-        return 0
+        raise
     out.print(f"complete; open {path}")
     return 0
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ddpm.commands.guiding import GuideOptions, guide_of
-from ddpm.commands.method import METHOD, MethodOptions, SamplerName
+from ddpm.commands.method import METHOD, MethodOptions, SamplerName, check_seed
 from ddpm.commands.options import console, parse_size, read, stages, unset
 from ddpm.errors import UserError
 from ddpm.units import counted
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
 
     check_count(USUAL if options.n is None else options.n, 0)
     _check(options)
+    check_seed(options.seed or 0)
     keep_freed_memory()
     out = console()
     model = load(options.model, options.device, options.weights)

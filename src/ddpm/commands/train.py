@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
             status = _resume(options, given, crew)
         else:
             status = _begin(options, given, arguments, started, crew)
+        crew.leave()
     except RuntimeError as error:
         if crew.count > 1 and left_alone(error):
             raise UserError(
@@ -78,7 +79,6 @@ def main(arguments: Sequence[str]) -> int:
                 "again with --resume"
             ) from error
         raise
-    crew.leave()
     return status
 
 
@@ -129,7 +129,8 @@ def _begin(
     command = "ddpm train " + shlex.join(arguments)
     description = Description(config, facts(pictures, held_out), plan=planned.reasons, command=command)
     scorer = _scorer(trainer)
-    with run.locked() if crew.main else nullcontext():
+    with ExitStack() as stack:
+        crew.told(partial(stack.enter_context, run.locked()))
         crew.told(partial(run.begin, description))
         return _follow(trainer, run, description, None, out, scorer)
 
@@ -155,10 +156,16 @@ def _resume(options: Options, given: dict[str, Any], crew: Processes) -> int:
     if options.out is None and not options.data:
         raise UserError("ddpm train --resume: say which run, as --out runs/flowers")
     run = Run(options.out or Path("runs") / open_sources(options.data)[0].name)
-    if crew.main and not run.exists():
-        raise UserError(f"{run.folder}: holds no run to go on with (there is no config.json in it)")
-    with run.locked() if crew.main and not options.dry_run else nullcontext():
+    crew.told(partial(_check_there, run))
+    with ExitStack() as stack:
+        if not options.dry_run:
+            crew.told(partial(stack.enter_context, run.locked()))
         return _go_on(options, given, run, crew, out)
+
+
+def _check_there(run: Run) -> None:
+    if not run.exists():
+        raise UserError(f"{run.folder}: holds no run to go on with (there is no config.json in it)")
 
 
 def _go_on(options: Options, given: dict[str, Any], run: Run, crew: Processes, out: Console) -> int:
@@ -270,8 +277,9 @@ def _follow(
             if crew.main and not trainer.shards and isinstance(event, Previewed if draws else Saved):
                 made = _report(trainer, run, replace(description, step=event.step), out) or made
             complete = isinstance(event, Ended) and event.complete
+    status = 0 if complete else 128 + (signals.received or signal.SIGTERM)  # which another process was sent
     if not crew.main:
-        return 0 if complete else 128 + signals.received
+        return status
     # A stream finds out only when it gets there.
     late = [one for one in trainer.pictures.skipped if one not in told]
     show_skipped(late, "pictures could not be read; the next ones stood in", out)
@@ -279,7 +287,7 @@ def _follow(
         if made is not None:
             publish_stopped(made)
         out.print(f"stopped; go on with: ddpm train --resume --out {shlex.quote(str(run.folder))}")
-        return 128 + signals.received
+        return status
     if draws and not trainer.config.train.preview_every and not trainer.shards:
         _report(trainer, run, replace(description, step=trainer.config.train.steps), out)
     _tell_best(run, out)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from ddpm.commands.method import check_seed
 from ddpm.commands.options import console, progress, read, stages, unset
 from ddpm.errors import UserError
+from ddpm.places import check_place
 from ddpm.units import counted, duration, listed, parse_duration
 
 if TYPE_CHECKING:
@@ -119,12 +121,13 @@ def check(options: Options) -> tuple[list[int], float | None]:
         raise UserError(f"--evaluations {options.evaluations}: takes numbers from 1, as 5,10,20,50")
     if options.n < 2:
         raise UserError(f"-n {options.n}: a Fréchet distance is of 2 pictures at least; 1,000 tell more")
-    if not 0 <= options.seed < 2**64:
-        raise UserError(f"--seed {options.seed}: lies in [0, 2^64)")
+    check_seed(options.seed)
     if options.batch is not None and options.batch < 1:
         raise UserError(f"--batch {options.batch}: is at least 1")
-    if options.out is not None and options.out.is_file():
-        raise UserError(f"--out {options.out}: is a file; name a folder")
+    if options.out is not None:
+        check_place(options.out)
+        if options.out.is_file():
+            raise UserError(f"--out {options.out}: is a file; name a folder")
     return sorted(set(map(int, parts))), parse_duration(options.budget) if options.budget else None
 
 

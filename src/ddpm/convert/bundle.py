@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import UserError
+from ddpm.reading import check_file, read_file
 
 _MAGIC, _FOOTER, _TRAILER = 0xDB4775248B80FB57, 48, 5
+_INDEX, _ENTRIES, _KEY = 1 << 24, 100_000, 1000  # bytes, variables, bytes of a name: of an index at the most
 _FLOATS = {1: "<f4", 2: "<f8", 19: "<f2"}  # DataType; a net's variables are of no other
 
 
@@ -51,9 +53,10 @@ def read_bundle(prefix: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor
     """The variables of floats whose names are wanted; UserError if a file is missing or damaged."""
     index = prefix.with_name(f"{prefix.name}.index")
     try:
-        entries = dict(_table(index.read_bytes()))
+        entries = dict(_table(read_file(index, _INDEX)))
         shards = _number(_message(entries.pop(b"")).get(1, 1))
-        found = {}
+        found: dict[str, Tensor] = {}
+        held = sum(check_file(path) for path in files_of(prefix))
         for key, value in entries.items():
             name = key.decode()
             entry = _message(value)
@@ -62,18 +65,24 @@ def read_bundle(prefix: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor
                 shape = _shape(entry.get(2, b""))
                 shard, offset, size = (_number(entry.get(field, 0)) for field in (3, 4, 5))
                 data = prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{shards:05d}")
+                if not data.exists():
+                    raise UserError(f"{data}: missing; a checkpoint of TensorFlow is all of its files")
+                held -= size
+                if held < 0:
+                    raise ValueError("its variables are more than its files hold")
                 found[name] = _tensor(data, _FLOATS[kind], shape, offset, size)
         return found
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: missing; a checkpoint of TensorFlow is all of its files") from None
     except (KeyError, IndexError, ValueError, TypeError, struct.error) as error:
         raise UserError(f"{index}: damaged, or no checkpoint of TensorFlow ({error}); fetch it again") from None
 
 
 def _tensor(path: Path, dtype: str, shape: tuple[int, ...], offset: int, size: int) -> Tensor:
-    values = np.fromfile(path, dtype, math.prod(shape), offset=offset)
-    if values.nbytes != size:
+    count = math.prod(shape)
+    if count * np.dtype(dtype).itemsize != size:
+        raise ValueError(f"{size} bytes for {count} numbers")
+    if offset + size > check_file(path):
         raise ValueError(f"{path.name} ends too early")
+    values = np.fromfile(path, dtype, count, offset=offset)
     return torch.from_numpy(values.reshape(shape).astype(np.float32))
 
 
@@ -87,9 +96,14 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise ValueError("its end is not that of an index")
     _, _, at = _handle(footer, 0)
     offset, size, _ = _handle(footer, at)
+    count = 0
     for _, place in _block(data, offset, size):
         start, length, _ = _handle(place, 0)
-        yield from _block(data, start, length)
+        for one in _block(data, start, length):
+            yield one
+            count += 1
+            if count > _ENTRIES:  # its blocks may be one and the same, again and again
+                raise ValueError(f"it lists over {_ENTRIES:,} variables")
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
@@ -105,6 +119,8 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         shared, at = _varint(block, at)
         new, at = _varint(block, at)
         length, at = _varint(block, at)
+        if max(shared, new) > _KEY:
+            raise ValueError(f"a name has over {_KEY:,} bytes")
         key = key[:shared] + block[at : at + new]
         yield key, block[at + new : at + new + length]
         at += new + length
@@ -130,6 +146,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if byte < 0x80:
             return value, at
+        if shift >= 64:
+            raise ValueError("a number has more than 64 bits")
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -33,10 +31,13 @@ from ddpm.config import Config, NetConfig, from_json, to_json
 from ddpm.convert.diffusers import diffusers_weights, modern, unet_weights
 from ddpm.convert.diffusers_scheduler import SCHEDULER, read_scheduler, scheduler_config
 from ddpm.convert.diffusers_unet import UNET, VERSION, read_unet, unet_config
+from ddpm.convert.pickles import check_weights, read_pickle
 from ddpm.convert.record import Foreign
 from ddpm.denoiser import LEARNED
-from ddpm.errors import UserError
-from ddpm.store import Description, Facts, read_json
+from ddpm.errors import UserError, short
+from ddpm.limits import check_limits
+from ddpm.reading import parse_json, read_json
+from ddpm.store import Description, Facts, open_weights
 
 _WEIGHTS = "diffusion_pytorch_model"
 _FILES = tuple(f"{_WEIGHTS}{kind}" for kind in (".safetensors", ".bin", ".fp16.safetensors", ".fp16.bin"))
@@ -68,9 +69,11 @@ def recognises(path: Path) -> bool:
         return False
     if any((path / name).is_file() for name in ("model_index.json", "unet/config.json", "unet_ema/config.json")):
         return True
+    if not (path / "config.json").is_file():
+        return False
     try:
-        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = read_json(path / "config.json")
+    except UserError:  # who reads it says what is wrong with it
         return False
     return isinstance(values, dict) and "_class_name" in values
 
@@ -117,7 +120,7 @@ def _table(path: Path) -> dict[str, Any]:
     """What stands in a JSON file."""
     values = read_json(path)
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds {values!r:.40}; it is a table of settings")
+        raise UserError(f"{path}: holds {short(values)}; it is a table of settings")
     return values
 
 
@@ -164,29 +167,23 @@ def _header(path: Path) -> str | None:
     """What ddpm wrote into the weights about them; None if it did not write them."""
     if path.suffix == ".bin":
         return None
-    try:
-        with path.open("rb") as file:
-            if file.read(32).startswith(b"version https://git-lfs"):
-                raise UserError(f"{path}: a Git LFS pointer, not the weights; fetch them with git lfs pull")
-        with safe_open(path, framework="pt") as opened:
-            header: str | None = (opened.metadata() or {}).get("ddpm")
-            return header
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
+    with path.open("rb") as file:
+        if file.read(32).startswith(b"version https://git-lfs"):
+            raise UserError(f"{path}: a Git LFS pointer, not the weights; fetch them with git lfs pull")
+    with open_weights(path) as opened:
+        header: str | None = (opened.metadata() or {}).get("ddpm")
+        return header
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file that `_header` has found readable."""
-    if path.suffix != ".bin":
-        tensors: dict[str, Tensor] = load_file(path)
-        return tensors
-    from ddpm.convert.pickles import read_pickle
-
-    state = read_pickle(path)
-    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if strange:
-        raise UserError(f"{path}: holds {strange[0]}, which is no weight; it is the state dict of a UNet2DModel")
-    return state
+    """The tensors in a file."""
+    if path.suffix == ".bin":
+        state = read_pickle(path)
+    else:
+        with open_weights(path) as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    check_weights(state, path)
+    return {str(key): value for key, value in state.items()}
 
 
 def _described(
@@ -199,7 +196,7 @@ def _described(
     if header is None:
         return None, False, False
     try:
-        described = Description.from_json(json.loads(header), "header")
+        described = Description.from_json(parse_json(header, "header"), "header")
         wrote = unet_config(described.config, len(described.facts.classes))
         drawn = scheduler_config(described.config)
     except (ValueError, UserError):
@@ -259,9 +256,9 @@ def _meant(config: Config, given: Mapping[str, Any], where: Path) -> Config:
             f"{where}: --chain.steps {chain.steps}: there are {len(chain.betas)} numbers in --chain.betas"
         )
     try:
-        return check(config)
+        return check_limits(check(config), str(where))
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(str(error) if str(where) in str(error) else f"{where}: {error}") from None
 
 
 def _expected(description: Description, where: Path) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from ddpm.config import ChainConfig, Config
 from ddpm.convert.diffusers_unet import VERSION
 from ddpm.convert.said import Said
 from ddpm.errors import UserError
+from ddpm.limits import STEPS
 
 # What a key that is missing stands for: DDPMScheduler's own defaults.
 SCHEDULER: dict[str, Any] = {
@@ -119,11 +120,13 @@ def read_scheduler(path: Path, values: Mapping[str, Any], learns: bool) -> tuple
 def _chain(said: Said) -> dict[str, Any]:
     """Our name for the noise where the chain is the same, or its numbers."""
     steps = said.whole("num_train_timesteps")
+    if steps > STEPS:
+        raise said.refusal("num_train_timesteps", f"is at most {STEPS:,}")
     given = said["trained_betas"]
     betas = _betas(said, steps) if given is None else np.array(given, dtype=object)
     key = "beta_schedule" if given is None else "trained_betas"
     if given is not None:
-        if betas.shape != (steps,) or not all(type(beta) in (int, float) for beta in betas):
+        if betas.shape != (steps,) or not all(type(beta) in (int, float) and abs(beta) < 1e300 for beta in betas):
             raise UserError(
                 f"{said.path}: trained_betas: are not {steps} numbers, one for each of num_train_timesteps"
             )

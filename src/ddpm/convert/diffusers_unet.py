@@ -14,7 +14,8 @@ from typing import Any
 
 from ddpm.config import Config
 from ddpm.convert.said import Said
-from ddpm.errors import UserError
+from ddpm.errors import UserError, short
+from ddpm.limits import CLASSES
 from ddpm.nets.levels import heads_at, widths_of
 
 # The first diffusers that knows all the settings written here.
@@ -108,6 +109,8 @@ def read_unet(path: Path, values: Mapping[str, Any]) -> tuple[dict[str, Any], in
         "(--net.heads 1 for one head)"
     )
     classes = 0 if said["num_class_embeds"] is None else said.whole("num_class_embeds")
+    if classes > CLASSES:
+        raise said.refusal("num_class_embeds", f"is at most {CLASSES:,}")
     fields = {
         "data.channels": colours,
         "data.labels": "auto" if classes else "none",
@@ -176,10 +179,10 @@ def _levels(said: Said) -> tuple[tuple[int, ...], str]:
         way = "Down" if key[0] == "d" else "Up"
         found = []
         for name in names:
-            plain = str(name).removeprefix("UNetRes")
+            plain = name.removeprefix("UNetRes") if isinstance(name, str) else ""
             if plain not in _BLOCKS or way not in plain:
                 known = ", ".join(one for one in _BLOCKS if way in one)
-                raise said.refusal(key, f"our U-Net has no {name}; known are {known}")
+                raise said.refusal(key, f"our U-Net has no {name if plain else short(name)}; known are {known}")
             found.append(_BLOCKS[plain])
         attends[key] = [attention for attention, _ in found]
         for _, sampling in found[: count - 1]:

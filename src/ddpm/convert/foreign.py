@@ -11,6 +11,7 @@ What cannot be one of ours is refused with the reason; what is nothing known is 
 from __future__ import annotations
 
 import dataclasses
+import math
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,18 +19,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ddpm.config import from_json, to_json
+from ddpm.config import to_json
 from ddpm.convert import diffusers_folder, ho, lucidrains, openai
 from ddpm.convert.bundle import files_of, prefix_of, read_bundle
-from ddpm.convert.pickles import is_pickle, read_pickle
+from ddpm.convert.pickles import check_weights, is_pickle, read_pickle
 from ddpm.convert.record import Foreign
-from ddpm.errors import UserError
+from ddpm.errors import UserError, short
 from ddpm.presets import preset
-from ddpm.store import Description, Facts, read_json
+from ddpm.reading import read_json
+from ddpm.store import Description, open_weights, read_facts
 
+_UNPACKED = 1 << 24  # bytes that a .npz may unpack to, beside ten times its own
 _NONE: Mapping[str, Any] = {}
 # Under which names trainings keep the weights: averaged ones, then as they are.
 _AVERAGED = ("ema", "model_ema", "ema_model", "ema_state_dict", "model_ema_state_dict")
@@ -60,9 +62,8 @@ def read_foreign(path: Path, given: Mapping[str, Any] = _NONE, weights: str = "e
     if values is None:
         return None
     state, notes = _state(values, path, weights)
-    known = ho.recognises(state) or "input_blocks.0.0.weight" in state
-    if known and (strange := [key for key, value in state.items() if not isinstance(value, Tensor)]):
-        raise UserError(f"{path}: {strange[0]} is no weight; save the net's state dict alone")
+    if ho.recognises(state) or "input_blocks.0.0.weight" in state:
+        check_weights(state, path)
     if ho.recognises(state):
         found = ho.read(state, str(path), given, weights)
     elif openai.recognises(state, str(path)):
@@ -96,7 +97,8 @@ def files(path: Path) -> list[Path]:
     if _is_diffusers(path):
         places = [path, *(path / name for name in ("unet", "unet_ema", "scheduler"))]
         names = ("diffusion_pytorch_model*", "config.json", "scheduler_config.json")
-        return [one for name in names for place in places for one in sorted(place.glob(name))]
+        found = [one for name in names for place in places for one in sorted(place.glob(name))]
+        return [one for one in found if one.is_file()]
     prefix = prefix_of(path)
     if prefix is not None:
         return files_of(prefix)
@@ -118,7 +120,7 @@ def _openai(state: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> F
     if sidecar(path).is_file():
         flags = read_json(sidecar(path))
         if not isinstance(flags, dict):
-            raise UserError(f"{sidecar(path)}: holds {flags!r}; it is a table of OpenAI's flags, as JSON")
+            raise UserError(f"{sidecar(path)}: holds {short(flags)}; it is a table of OpenAI's flags, as JSON")
         classifies = not any(key.startswith("output_blocks.") for key in state)
         said |= openai.from_flags(flags, str(sidecar(path)), classifies)
         ours = flags.get("ddpm")
@@ -137,9 +139,9 @@ def remembered(description: Description) -> dict[str, Any]:
 def _reminded(found: Foreign, ours: Any, where: Path) -> Foreign:
     """The model with the step and the data that `remembered` kept."""
     ours = ours if isinstance(ours, dict) else {}
-    facts, step = from_json(Facts, ours.get("data", {}), f"{where}: ddpm.data"), ours.get("step", 0)
+    facts, step = read_facts(ours.get("data", {}), f"{where}: ddpm.data"), ours.get("step", 0)
     has = len(found.description.facts.classes)
-    if len(facts.classes) != has or not isinstance(step, int):
+    if len(facts.classes) != has or type(step) is not int or not 0 <= step < 2**63:
         raise UserError(
             f"{where}: its ddpm is of another model: it has {len(facts.classes)} classes, and the weights {has}; "
             "take that part out of it"
@@ -167,12 +169,12 @@ def _read(path: Path) -> dict[Any, Any] | None:
 
 def _safetensors(path: Path) -> dict[Any, Any] | None:
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_weights(path) as file:
             names = list(file.keys())
             if "ddpm" in (file.metadata() or {}) and not _of_diffusers(names):
                 return None
             return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError):
+    except UserError:
         return None  # who reads ours says what is wrong with it
 
 
@@ -182,12 +184,31 @@ def _of_diffusers(names: Iterable[str]) -> bool:
 
 def _npz(path: Path) -> dict[Any, Any] | None:
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            if not ho.recognises(file.files):
+        with zipfile.ZipFile(path) as archive:
+            if not ho.recognises(name.removesuffix(".npy") for name in archive.namelist()):
                 return None  # pictures, perhaps
-            return {key: torch.from_numpy(file[key]) for key in file.files if file[key].dtype.kind == "f"}
-    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
+            _check_arrays(archive, path)
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except UserError:
+        raise
+    except Exception:  # whatever a damaged or hostile file can bring about
         raise UserError(f"{path}: damaged, or not a .npz of arrays; write it again with numpy.savez") from None
+    return {key: torch.from_numpy(value) for key, value in arrays.items() if value.dtype.kind == "f"}
+
+
+def _check_arrays(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuses an archive whose arrays are not as large as they say, or unpack to far more than it is."""
+    records = archive.infolist()
+    if sum(record.file_size for record in records) > _UNPACKED + 10 * path.stat().st_size:
+        raise UserError(f"{path}: unpacks to far more than weights do; write it again with numpy.savez")
+    for record in records:
+        with archive.open(record) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+            if math.prod(shape) * dtype.itemsize != record.file_size - file.tell():
+                raise ValueError(f"{record.filename} is not as large as it says")
 
 
 def _refuse(values: Mapping[Any, Any], path: Path) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ddpm.config import Config
 from ddpm.convert.record import Foreign
 from ddpm.errors import UserError
+from ddpm.limits import check_limits
 from ddpm.presets import PRESETS, preset
 from ddpm.store import Description, Facts
 
@@ -96,14 +97,18 @@ def read(state: Mapping[str, Tensor], name: str, given: Mapping[str, Any], weigh
         weights: "ema" or "model", where the variables have both.
     """
     chosen, notes = _choose(state, weights)
-    ported = _ported(chosen)
-    shapes = {key: tuple(value.shape) for key, value in ported.items()}
     try:
-        net, channels, learned = _net(shapes)
+        ported = _ported(chosen)
+        net, channels, learned = _net({key: tuple(value.shape) for key, value in ported.items()})
+        made = _ours(ported, len(net["multipliers"]), name)
     except KeyError as error:
         raise UserError(f"{name}: Ho et al.'s U-Net, but {error.args[0]} is missing; fetch it again") from None
-    made = _ours(ported, len(net["multipliers"]), name)
+    except (RuntimeError, ValueError, ZeroDivisionError) as error:  # of shapes that do not go together
+        raise UserError(
+            f"{name}: Ho et al.'s names, but not the shapes of his U-Net ({error}); fetch it again"
+        ) from None
     config, where = _config(name, given, net, channels, learned)
+    check_limits(config, name)
     if where:
         notes.append(where)
     step = re.search(r"model(?:\.ckpt)?-(\d+)", PurePath(name).name)

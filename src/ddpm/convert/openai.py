@@ -23,6 +23,7 @@ from ddpm.convert.openai_shapes import FIXED, shaped
 from ddpm.convert.published import PUBLISHED
 from ddpm.convert.record import Foreign
 from ddpm.errors import UserError
+from ddpm.limits import check_limits
 from ddpm.nets.levels import heads_at
 from ddpm.presets import ORIGINS, preset
 from ddpm.store import Description, Facts
@@ -184,7 +185,11 @@ def read(state: Mapping[str, Any], name: str, given: Mapping[str, Any] = _NONE) 
     for field, value in fields.items():
         section, _, item = field.partition(".")
         values[section][item] = value
-    config = check(from_json(Config, values, f"{name}: config"))
+    try:
+        config = check(from_json(Config, values, "config"))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    check_limits(config, name)
     facts = Facts(classes=tuple(map(str, range(classes))))
     said = (f"OpenAI's published {file}: what the shapes do not say is taken from --preset {published}",)
     return Foreign(

@@ -171,6 +171,8 @@ def from_flags(flags: Mapping[str, Any], where: str = "flags", classifies: bool 
     }
     if "data.small" in given:
         given["data.low_size"] = given.pop("data.small")
+    if read.diffusion_steps < 1:
+        raise UserError(f"{where}.diffusion_steps: holds {read.diffusion_steps}; is at least 1")
     if {"classifier_width", "classifier_depth", "classifier_pool"} & set(flags):
         given.setdefault("net.head_channels", _CLASSIFIER_HEADS)
     if {"classifier_width", "classifier_depth", "classifier_pool", "large_size"} & set(flags):

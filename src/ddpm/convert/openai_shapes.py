@@ -22,7 +22,10 @@ def shaped(state: Mapping[str, Tensor], name: str, given: Mapping[str, Any]) -> 
     def shape(key: str) -> tuple[int, ...]:
         if key not in state:
             raise UserError(f"{name}: not a whole net of OpenAI's: it lacks {key}")
-        return tuple(state[key].shape)
+        found = tuple(state[key].shape)
+        if not found or min(found) < 1 or len(found) < (1 if key.endswith("bias") else 2):
+            raise UserError(f"{name}: not a whole net of OpenAI's: its {key} is {list(found)} numbers")
+        return found
 
     channels, entering = shape("time_embed.0.weight")[1], shape("input_blocks.0.0.weight")[1]
     classifies = not any(key.startswith("output_blocks.") for key in state)

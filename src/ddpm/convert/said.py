@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, short
+
+_SHOWN = 200  # characters of a value in a message
 
 
 class Said:
@@ -25,7 +26,7 @@ class Said:
         return key in self.own
 
     def refusal(self, key: str, rule: str) -> UserError:
-        return UserError(f"{self.path}: {key} {json.dumps(self.values.get(key))}: {rule}")
+        return UserError(f"{self.path}: {key} {_shown(self.values.get(key))}: {rule}")
 
     def only(self, key: str, *values: Any, rule: str) -> None:
         """Refuses all other values."""
@@ -42,6 +43,15 @@ class Said:
     def number(self, key: str) -> float:
         """A finite number."""
         value = self[key]
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) < 1e300:
             raise self.refusal(key, "is a number")
         return float(value)
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON has it; of a long or deep one as much as there is room for."""
+    try:
+        text = json.dumps(value)
+    except (RecursionError, ValueError):
+        return short(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"

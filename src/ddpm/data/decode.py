@@ -4,8 +4,9 @@ upright -> flat (8 bits; grey, RGB or RGBA) -> brought to the shape. A picture t
 through bit by bit. The rules, in full:
 
 - Kinds: JPEG, PNG, WebP, GIF, BMP and TIFF, known by their content, whatever the name says. Of several frames or
-  pages the first counts. Broken and truncated files, and those over 2^29 pixels, are errors; whoever reads many
-  counts them and lists them by name.
+  pages the first counts. Broken and truncated files are errors, and bombs: more than 2^28 pixels, or than 2^26 in
+  less than a byte for a thousand; more than 2^20 a side; JPEGs of more than 100 passes. Whoever reads many counts
+  them and lists them by name. At most 2^28 pixels are decoded at a time: large pictures wait for each other.
 - Upright: turned as EXIF says.
 - 8 bits: 16-bit values are divided by 257 and rounded (colour: PIL keeps the high byte, at most 1 off), 12-bit
   ones likewise, the same for every picture: nothing is stretched to its own darkest and lightest. Floats must
@@ -25,8 +26,12 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import math
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,15 +39,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, UnidentifiedImageError
 
-from ddpm.errors import UserError
+from ddpm.data import bounds
+from ddpm.errors import UserError, printable
 
 # What a file may turn out to be whatever its name says; the list keeps PIL's less careful readers out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
-# Photographs of 200 million pixels exist. PIL warns above this number and refuses above twice as many.
+# Photographs of 200 million pixels exist, and take up to 4 GB to decode. PIL's own limit is lower.
 _MOST_PIXELS = 1 << 28
 if Image.MAX_IMAGE_PIXELS is not None:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, _MOST_PIXELS)
+# PIL warns of what it makes do with in a file, and of what it then fails at anyway: without the picture's name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# Nobody's picture is that large and that empty, but each of a thousand bombs could be.
+_BOMB_PIXELS, _BOMB_PIXELS_A_BYTE = 1 << 26, 1000
+_LONGEST_SIDE = 1 << 20  # a thread of pixels takes a hundred times as long as a square of them
+_MOST_PASSES = 100  # ten are usual; each is one over all pixels, in a hundred bytes of the file
 
 # Troubles of the machine, not of a picture: read another time it may be whole.
 _PASSING = {
@@ -63,10 +75,38 @@ _TURNS = {
 # Tags of TIFF 6.0.
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANES = 256, 257, 258, 262, 277, 284
 
+_BAND = 1 << 22  # pixels that are scaled at a time
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _MARGIN = 9 / 8
 
+_LARGEST_WINDOW, _LONGEST_WINDOW = 1 << 24, 64  # pixels, and times as many as are cut from it
+_LONGEST_REASON = 300
+
 Crop = Literal["centre", "random", "pad", "none"]
+
+
+@contextmanager
+def opened(file: io.BufferedReader | io.BytesIO) -> Iterator[Image.Image]:
+    """The picture in a file, not yet decoded; raises what PIL raises, and for bombs."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        pixels = image.width * image.height
+        most = min(_MOST_PIXELS, max(_BOMB_PIXELS, _BOMB_PIXELS_A_BYTE * size))
+        if pixels > most or max(image.size) > _LONGEST_SIDE:
+            raise Image.DecompressionBombError(f"{pixels:,} pixels in {size:,} bytes")
+        if image.format in ("JPEG", "MPO"):
+            _check_passes(file)
+        yield image
+
+
+def _check_passes(file: io.BufferedReader | io.BytesIO) -> None:
+    at = file.tell()
+    file.seek(0)
+    passes = file.read(bounds.MOST).count(b"\xff\xda")
+    file.seek(at)
+    if passes > _MOST_PASSES:
+        raise ValueError(f"a JPEG of {passes:,} passes, which takes as many times as long: save it again")
 
 
 @dataclass(frozen=True)
@@ -167,7 +207,8 @@ def flat(image: Image.Image, channels: int | None, background: str = "white") ->
     elif image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        if image.mode != "RGBA":  # or PIL would copy it
+            image = image.convert("RGBA")
         if channels != 4:
             below = Image.new("RGBA", image.size, colour(background))
             below.alpha_composite(image)
@@ -212,23 +253,35 @@ def fit(image: Image.Image, to: Fit) -> npt.NDArray[np.uint8]:
     jpeg, here = image.format in ("JPEG", "MPO"), seen(image)
     if jpeg:
         _draft(image, to)
-    image = upright(image)
-    if not jpeg:  # a PNG may have its EXIF behind its pixels
-        here = image.height, image.width
-    image = flat(image, to.channels, to.background)
-    if to.crop == "centre":
-        image = cover(image, to.size, to.background)
-    elif to.crop == "pad":
-        image = pad(image, to.size, to.background)
-    else:
-        image = _resized(image, window_shape(here, to.size) if to.crop == "random" else to.size, to.background)
-    pixels = np.asarray(image)
+    with bounds.decoding.taken(image.width * image.height):
+        image = upright(image)
+        if not jpeg:  # a PNG may have its EXIF behind its pixels
+            here = image.height, image.width
+        image = flat(image, to.channels, to.background)
+        if to.crop == "centre":
+            image = cover(image, to.size, to.background)
+        elif to.crop == "pad":
+            image = pad(image, to.size, to.background)
+        elif to.crop == "random":
+            image = _resized(image, _checked_window(here, to.size), to.background)
+        else:
+            image = _resized(image, to.size, to.background)
+        pixels = np.asarray(image)
     return pixels[None] if to.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _checked_window(seen: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """The shape that windows are cut from; ValueError for a thread that would be enlarged to a wide band."""
+    shape = window_shape(seen, size)
+    if math.prod(shape) > max(_LARGEST_WINDOW, _LONGEST_WINDOW * math.prod(size)):
+        raise ValueError(f"too long and thin to cut windows from ({seen[0]} x {seen[1]}): cut it yourself")
+    return shape
 
 
 def raw(image: Image.Image) -> npt.NDArray[np.uint8]:
     """uint8 [H, W, C] at full size, upright, C = 1 (grey), 3 (RGB) or 4 (RGBA)."""
-    pixels = np.asarray(flat(upright(image), None))
+    with bounds.decoding.taken(image.width * image.height):
+        pixels = np.asarray(flat(upright(image), None))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
@@ -240,7 +293,7 @@ def reason(error: Exception) -> str:
         return "too many pixels to decode: make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split()) or type(error).__name__)[:_LONGEST_REASON]
 
 
 def fault(error: Exception, name: str) -> str:
@@ -300,7 +353,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if not 0.0 <= low <= high <= top:  # not a number is not in order either
         rule = "floats from 0 to 1" if image.mode == "F" else f"whole numbers from 0 to {top:.0f}"
         raise ValueError(f"values from {low:g} to {high:g}: grey pictures of this kind hold {rule}")
-    scaled = np.rint(values * np.float32(255.0 / top)).astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    rows = max(1, _BAND // values.shape[1])
+    for row in range(0, len(values), rows):  # or floats of all of them would be in memory
+        scaled[row : row + rows] = np.rint(values[row : row + rows] * np.float32(255.0 / top))
     if image.mode != "F" and _tag(image, _PHOTOMETRIC, 1) == 0:  # 0 is white; PIL turns only 8 bits round
         scaled = 255 - scaled
     grey = Image.fromarray(scaled)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm.data.files import SUFFIXES
-from ddpm.errors import UserError
+from ddpm.data.source import unsuitable
+from ddpm.errors import UserError, short
 from ddpm.units import listed
 
 FILE_KEYS = ("file", "path", "image", "file_name", "filename")
@@ -152,15 +153,16 @@ def _entry(value: Any, where: str, at: str) -> Entry:
 
 
 def _checked(entry: Entry, where: str) -> Entry:
-    """UserError for what no file can be called, or what cannot be printed."""
+    """UserError for what no file can be called, and no class."""
     try:
         # Bytes that are not UTF-8 may be in a file's name, and stand for themselves as in Python.
-        writable = b"\0" not in entry.file.encode("utf-8", "surrogateescape")
-        (entry.label or "").encode()
+        writable = b"\0" not in entry.file.encode("utf-8", "surrogateescape") + (entry.label or "").encode()
     except UnicodeEncodeError:
         writable = False
     if not writable:
         raise UserError(f"{where}, {entry.at}: a zero byte or half a character in file or label: take it out")
+    if why := unsuitable(entry.label or ""):
+        raise UserError(f"{where}, {entry.at}: the label {_short(entry.label)} {why}: give it another name")
     return entry
 
 
@@ -174,5 +176,8 @@ def _key(name: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        text = short(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

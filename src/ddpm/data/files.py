@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import io
 import os
 import zipfile
@@ -18,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ddpm.data import decode, digest
-from ddpm.data.source import Source, printable
+from ddpm.data import bounds, decode, digest
+from ddpm.data.source import Source, printable, unsuitable
 from ddpm.data.tar import Members, name_inside
 from ddpm.errors import UserError
-from ddpm.units import counted, listed
+from ddpm.units import amount, counted, listed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SPLITS = {"train", "test", "val", "valid", "validation"}
@@ -30,17 +31,24 @@ SPLITS = {"train", "test", "val", "valid", "validation"}
 
 @final
 class Folder:
-    """The pictures in a folder at any depth, links followed."""
+    """The pictures in a folder at any depth, links followed.
+
+    Each folder is read once, by its own name, or that of the first link to it; other links to it count among the
+    others. What is neither file nor folder, as a pipe, is a picture that cannot be read.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.names, self.others = _sorted_out(_walk(root, "", set()))
+        names, again = _walk(root)
+        self.names, self.others = _sorted_out(names)
+        if again:
+            self.others["links to folders that are read already"] += again
 
     def open(self, name: str) -> io.BufferedReader:
-        return (self._root / name).open("rb")
+        return bounds.opened(self._root / name)
 
     def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
+        return bounds.read(self._root / name)
 
     def place(self, name: str) -> Path | None:
         return self._root / name
@@ -51,29 +59,53 @@ class Folder:
 
 @final
 class Archive:
-    """The pictures in a zip, read in place; UserError if it is broken."""
+    """The pictures in a zip, read in place; UserError if it is broken, or a bomb."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
-            raise UserError(f"{path}: not a whole zip archive ({error}): copy or download it again") from None
+        except OSError:
+            raise
+        except Exception as error:  # headers that lie make it raise almost anything
+            why = decode.reason(error)
+            raise UserError(f"{path}: not a whole zip archive ({why}): copy or download it again") from None
         self._infos: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
             stored = info.filename.replace("\\", "/")  # as some programs on Windows write it
             if not stored.endswith("/"):
                 self._infos[name_inside(stored)] = info
         self.names, self.others = _sorted_out(self._infos)
+        size, most = (
+            sum(self._infos[name].file_size for name in self.names),
+            bounds.most_inside(path.stat().st_size),
+        )
+        if size > most:
+            raise UserError(
+                f"{path}: unpacks to {amount(size)} of pictures, and so small an archive to {amount(most)} at the "
+                "most: give the folder itself"
+            )
 
     def open(self, name: str) -> io.BytesIO:
         return io.BytesIO(self.read(name))
 
     def read(self, name: str) -> bytes:
+        info, data = self._infos[name], bytearray()
+        bounds.check_size(info.file_size)
+        # Bit by bit, since zipfile unpacks all that it is asked for before it looks at the size. Of what is not
+        # deflated it asks no size at all: 4 KiB are at the most 80 MB.
+        some = 1 << 18 if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 1 << 12
         try:
-            return self._zip.read(self._infos[name])
+            with self._zip.open(info) as file:
+                while part := file.read(some):
+                    data += part
         except zlib.error as error:
             raise zipfile.BadZipFile(f"damaged in the archive: {error}") from None
+        except MemoryError:
+            if info.compress_type != zipfile.ZIP_LZMA:  # which says how much memory it wants, up to 4 GiB
+                raise
+            raise zipfile.BadZipFile("wants more memory than there is to be unpacked") from None
+        return bytes(data)
 
     def place(self, name: str) -> Path | None:
         return None
@@ -159,7 +191,7 @@ class FileSource(Source):
         classes, index, notes = _classes([parts[class_depth:] for parts in names], where, labels, part.known)
         if store.others:
             others = ", ".join(f"{n:,} {suffix or 'without ending'}" for suffix, n in store.others.most_common())
-            notes = (*notes, printable(f"other files are left alone: {others}"))
+            notes = (*notes, f"other files are left alone: {others}")
         super().__init__(name, classes, index, (*notes, *remarks))
 
     def __len__(self) -> int:
@@ -167,7 +199,7 @@ class FileSource(Source):
 
     @contextmanager
     def opened(self, i: int) -> Iterator[Image.Image]:
-        with self._store.open(self._files[i]) as file, Image.open(file, formats=decode.FORMATS) as image:
+        with self._store.open(self._files[i]) as file, decode.opened(file) as image:
             yield image
 
     def describe(self, i: int) -> str:
@@ -207,24 +239,35 @@ def _sorted_out(names: Iterable[str]) -> tuple[list[str], Counter[str]]:
     return pictures, others
 
 
-def _walk(folder: Path, prefix: str, above: set[tuple[int, int]]) -> Iterator[str]:
-    """Names of files below a folder; `above` holds the folders we are in: a link to one of them ends.
+def _walk(root: Path) -> tuple[list[str], int]:
+    """Names of what is no folder below one, and how many links lead to folders that have been read by then.
 
-    A link to nothing counts as a file, one that cannot be read.
+    A link to nothing counts as a file, one that cannot be read. Links wait until all folders are read that have a
+    name of their own, and then come in alphabetical order: what is found does not depend on the disk's order.
     """
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            broken = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110
-            if not broken and entry.is_dir():
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
-            elif broken or entry.is_file():
-                yield prefix + entry.name
+    found: list[str] = []
+    folders, again = [("", str(root))], 0
+    links: list[tuple[str, str]] = []
+    read: set[tuple[int, int]] = set()
+    while folders or links:
+        prefix, folder = folders.pop() if folders else heapq.heappop(links)
+        status = os.stat(folder)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in read:
+            again += 1
+            continue
+        read.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                name = prefix + entry.name
+                if not entry.is_symlink():
+                    folders.append((f"{name}/", entry.path)) if entry.is_dir() else found.append(name)
+                elif os.path.isdir(entry.path):  # noqa: PTH112
+                    heapq.heappush(links, (f"{name}/", entry.path))
+                else:
+                    found.append(name)
+    return found, again
 
 
 def first_level(names: Iterable[str]) -> list[str]:
@@ -272,9 +315,9 @@ def _classes(
             f"{where}: {counted(len(beside), 'picture')} (such as {beside[0]}) beside the class folders "
             f"{listed(classes)}: move every picture into a class folder, or turn classes off (--labels none)"
         )
-    strange = next((name for name in classes if printable(name) != name), None)
-    if strange is not None:
-        raise UserError(f"{where}: a class folder's name is not UTF-8 ({printable(strange)}): rename it")
+    for name in classes:
+        if why := unsuitable(name):
+            raise UserError(f"{where}: a class folder's name {why} ({printable(name)}): rename it")
     number = {name: k for k, name in enumerate(classes)}
     index = np.array([number[parts[0]] for parts in names], dtype=np.int64)
     notes = [f"{counted(len(classes), 'class', 'classes')} from sub-folders: {listed(classes)}"]

@@ -24,20 +24,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ddpm.data import decode, digest
-from ddpm.data.arrays import check_labels
+from ddpm.data import bounds, decode, digest
+from ddpm.data.arrays import check_labels, check_names
 from ddpm.data.cache import default_cache
 from ddpm.data.entries import LABEL_KEYS
 from ddpm.data.files import WHOLE, Part, located
 from ddpm.data.lists import numbered
 from ddpm.data.source import Source
-from ddpm.errors import UserError
+from ddpm.errors import UserError, short
+from ddpm.reading import check_file, read_json
 from ddpm.units import counted, listed
 
 PREFIX = "hub:"
 PICTURE_KEYS = ("image", "img", "picture")
 _ID = re.compile(r"(?P<id>\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(?P<config>[\w.-]+))?(?::(?P<split>[^@]+))?")
 _SAVED = ("dataset_info.json", "dataset_dict.json")  # a split, or several
+_STATE = "state.json"
 
 
 class Address(NamedTuple):
@@ -58,7 +60,7 @@ def address(data: str) -> Address | None:
 
 def is_saved(folder: Path) -> bool:
     """Whether save_to_disk wrote the folder."""
-    one = all((folder / name).is_file() for name in (_SAVED[0], "state.json"))
+    one = all((folder / name).is_file() for name in (_SAVED[0], _STATE))
     return one or (folder / _SAVED[1]).is_file()
 
 
@@ -85,10 +87,42 @@ def parquet(path: Path, name: str) -> Tables:
 
 
 def saved(path: Path, name: str) -> Tables:
-    """A folder that save_to_disk wrote."""
+    """A folder that save_to_disk wrote; UserError if it names files elsewhere, or what are none."""
+    _check_saved(path)
     with _library(str(path)) as library:
         found = library.load_from_disk(str(path), keep_in_memory=False)
-        return Tables(str(path), name, dict(found) if isinstance(found, Mapping) else {"": found})
+        by_split = dict(found) if isinstance(found, Mapping) else {"": found}
+        for table in by_split.values():
+            table.data.validate(
+                full=True
+            )  # where a row begins is taken on trust later, and would be read anywhere
+        return Tables(str(path), name, by_split)
+
+
+def _check_saved(path: Path) -> None:
+    """The library opens whatever the descriptions name, and would wait for a pipe."""
+    folders = [path]
+    if not (path / _SAVED[0]).is_file():
+        folders = _inside(path, read_json(path / _SAVED[1]), "splits")
+    for folder in folders:
+        check_file(folder / _SAVED[0])
+        entries = read_json(folder / _STATE)
+        for file in _inside(folder, entries, "_data_files"):
+            check_file(file)
+
+
+def _inside(folder: Path, values: Any, key: str) -> list[Path]:
+    """What a description lists, as names or in {"filename": name}; UserError unless all are plain names."""
+    listed_here = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(listed_here, list):
+        raise UserError(f"{folder}: damaged, its description lists no {key}: save it again with save_to_disk")
+    files = []
+    for each in listed_here:
+        name = each.get("filename") if isinstance(each, dict) else each
+        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
+            raise UserError(f"{folder}: {key} names {short(name)}, which is not in it: save it with save_to_disk")
+        files.append(folder / name)
+    return files
 
 
 def on_hub(data: str) -> Tables:
@@ -131,7 +165,7 @@ class TableSource(Source):
 
     @contextmanager
     def opened(self, i: int) -> Iterator[Image.Image]:
-        with Image.open(io.BytesIO(self._read(i)), formats=decode.FORMATS) as image:
+        with decode.opened(io.BytesIO(self._read(i))) as image:
             yield image
 
     def describe(self, i: int) -> str:
@@ -140,7 +174,7 @@ class TableSource(Source):
     def content(self, i: int) -> bytes:
         try:
             return self._read(i)
-        except (OSError, ValueError) as error:  # what cannot be read is skipped later, by name
+        except Exception as error:  # what cannot be read is skipped later, by name
             return decode.fault(error, self.describe(i)).encode()
 
     def place(self, i: int) -> Path | None:
@@ -161,7 +195,7 @@ class TableSource(Source):
         cell = self._rows[i].column(0)[0].as_py()
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, Mapping) else (cell, None)
         if data is None and path:
-            return Path(path).read_bytes()
+            return bounds.read(Path(path))
         if data is None:
             raise ValueError("no picture in this row")
         return bytes(data)
@@ -245,6 +279,7 @@ def _classes(
         classes, numbers = numbered([str(value) for value in values], known)
         if numbers is None:
             return (), None, f"no classes: {column} is {values[0]} in every row"
+        check_names(f"{where}: {column}", classes)
         index = numbers
     return classes, index, f"{counted(len(classes), 'class', 'classes')} from column {column}: {listed(classes)}"
 

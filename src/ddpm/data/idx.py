@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ddpm.data import bounds
 from ddpm.data.arrays import ArraySource, check_labels
 from ddpm.errors import UserError
 from ddpm.units import counted
@@ -90,19 +91,24 @@ def _shape(path: Path, rank: int) -> tuple[int, ...]:
     shape = tuple(int(n) for n in np.frombuffer(head, ">u4", offset=4))
     if 0 in shape:
         raise UserError(f"{path}: shape {list(shape)} holds no picture: give another file")
+    needed, size = math.prod(shape), path.stat().st_size
+    if needed > (bounds.most_inside(size) if path.suffix == ".gz" else size):
+        raise _damage(path, f"{size:,} bytes cannot be shape {list(shape)}, which needs {needed:,}")
     return shape
 
 
 def _read(path: Path, rank: int) -> npt.NDArray[np.uint8]:
     shape = _shape(path, rank)
+    needed = math.prod(shape)
     try:
         with _open(path) as file:
             file.seek(4 + 4 * rank)
-            data = np.frombuffer(file.read(), np.uint8)
+            data = np.frombuffer(file.read(needed + 1), np.uint8)
     except _DAMAGED as error:
         raise _damage(path, str(error)) from None
-    if len(data) != math.prod(shape):
-        raise _damage(path, f"{len(data):,} bytes where shape {list(shape)} needs {math.prod(shape):,}")
+    if len(data) != needed:
+        there = f"{len(data):,}" if len(data) < needed else "more"
+        raise _damage(path, f"{there} bytes where shape {list(shape)} needs {needed:,}")
     return data.reshape(shape)
 
 

@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ddpm.data import decode, digest
+from ddpm.data import bounds, decode, digest
 from ddpm.data.entries import LABEL_KEYS, Entry, parse
 from ddpm.data.files import Part, Store
 from ddpm.data.source import Source, printable
 from ddpm.errors import UserError
+from ddpm.reading import read_file
 from ddpm.units import counted, listed
 
 _MOST_DIGITS = 1000  # of an integer; Python turns no more than 4,300 into a number
@@ -40,10 +41,10 @@ class Paths:
         self._root = root
 
     def open(self, name: str) -> io.BufferedReader:
-        return self.place(name).open("rb")
+        return bounds.opened(self.place(name))
 
     def read(self, name: str) -> bytes:
-        return self.place(name).read_bytes()
+        return bounds.read(self.place(name))
 
     def place(self, name: str) -> Path:
         return self._root / name
@@ -79,7 +80,7 @@ class ListSource(Source):
             file = self._store.open(self._files[i])
         except (FileNotFoundError, KeyError):
             raise FileNotFoundError("no such file") from None
-        with file, Image.open(file, formats=decode.FORMATS) as image:
+        with file, decode.opened(file) as image:
             yield image
 
     def describe(self, i: int) -> str:
@@ -110,10 +111,7 @@ def open_list(path: Path, name: str, labels: str, known: Collection[str] = ()) -
 
     labels: auto or none; known: classes of other pictures, one of which is enough.
     """
-    try:
-        entries = parse(path.read_bytes(), path.suffix.lower(), str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}): check its permissions") from None
+    entries = parse(read_file(path, bounds.MOST), path.suffix.lower(), str(path))
     store = Paths(path.parent)
     files = [_portable(entry.file) for entry in entries]
     # Not Path.is_file, which raises for a name that is too long.
@@ -151,7 +149,7 @@ def beside(
             source, note = _by(store, data, known, top, names, depth, name, part)
             if source is not None:
                 return source, ()
-            notes.append(printable(f"{known} left alone: {note}"))
+            notes.append(f"{known} left alone: {note}")
     return None, tuple(notes)
 
 

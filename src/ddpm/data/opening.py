@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,10 @@ from ddpm.data.files import (
     located,
     present,
 )
-from ddpm.data.source import Source, printable
+from ddpm.data.source import Source, called
 from ddpm.data.tar import TARS
 from ddpm.errors import UserError
+from ddpm.reading import check_file
 
 _FILES = (".zip", ".npz", ".npy", ".parquet", *TARS, *lists.LISTS)
 _ACCEPTED = (
@@ -59,19 +61,38 @@ def find(data: str | Path, labels: str = "auto") -> Found:
     """DATA and the parts it has: first-level sub-folders, or the splits of a table; UserError if there is none."""
     if labels not in _LABELS:
         raise UserError(f"labels {labels!r}: give one of {', '.join(_LABELS)}")
+    if not str(data):  # which as a path is the folder one stands in, as of a variable that is not set
+        raise UserError(f"DATA: is empty: give {_ACCEPTED}")
     path = located(data)
-    try:
+    with _reading(data):
         if path.is_dir():
-            return _folder(path, labels)
+            return _guarded(_folder(path, labels), data)
         if path.exists():
-            return _file(path, labels)
-    except OSError as error:
-        raise UserError(f"{data}: cannot be read ({error.strerror or error}): check its permissions") from None
+            check_file(path)
+            return _guarded(_file(path, labels), data)
     if str(data) in embedded():
         return Found(lambda part: open_embedded(str(data), labels, part.known))
     if _on_hub(str(data)):
         return _tables(hub.on_hub(str(data)), labels)
     raise UserError(f"{data}: no such file or folder: give {_ACCEPTED}{_near(str(data), path)}")
+
+
+@contextmanager
+def _reading(data: str | Path) -> Iterator[None]:
+    """What a disk refuses in the block is a mistake with DATA, or a file in it."""
+    try:
+        yield
+    except OSError as error:
+        mend = "change its permissions" if isinstance(error, PermissionError) else "mend it or take it out"
+        raise UserError(f"{error.filename or data}: cannot be read ({error.strerror or error}): {mend}") from None
+
+
+def _guarded(found: Found, data: str | Path) -> Found:
+    def opened(part: Part) -> Source:
+        with _reading(data):
+            return found.open(part)
+
+    return Found(opened, found.parts)
 
 
 def is_data(data: str) -> bool:
@@ -89,7 +110,7 @@ def _on_hub(data: str) -> bool:
 
 def _folder(path: Path, labels: str) -> Found:
     # "." and ".." have no name of their own; links keep theirs.
-    name = printable(Path(os.path.abspath(path)).name) or "data"  # noqa: PTH100
+    name = called(Path(os.path.abspath(path)).name)  # noqa: PTH100
     if hub.is_saved(path):
         return _tables(hub.saved(path, name), labels)
     store = Folder(path)
@@ -112,7 +133,7 @@ def _file(path: Path, labels: str) -> Found:
     tar = next((ending for ending in TARS if path.name.lower().endswith(ending)), "")
     if tar:
         name = path.name[: -len(tar)] or path.name
-    name = printable(name)
+    name = called(name)
     if suffix == ".zip" or tar:
         store = Tar(path, default_cache()) if tar else Archive(path)
         if not store.names:

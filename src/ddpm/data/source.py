@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -12,8 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ddpm import errors
 from ddpm.data import decode
 from ddpm.data.digest import Advance, Stamp
+
+_LONGEST = 100  # characters of a set's name
+_LONGEST_CLASS = 1000
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,24 @@ class Look:
 
 
 def printable(name: str) -> str:
-    """A file's name as it can be shown: in one that is not UTF-8, ? for what is no character."""
-    return name.encode("utf-8", "replace").decode()
+    """A file's name as it can be shown: ? for what is no character, escapes for what a terminal would obey."""
+    return errors.printable(name.encode("utf-8", "replace").decode())
+
+
+def called(name: str) -> str:
+    """A name for a set, after which folders are called, too."""
+    name = printable(name)
+    return name[:_LONGEST] if name.strip(".") else "data"
+
+
+def unsuitable(name: str) -> str:
+    """Why a class cannot have a name; "" if it can."""
+    kinds = {unicodedata.category(one) for one in name}
+    if "Cs" in kinds:
+        return "is not UTF-8"
+    if "Cc" in kinds:
+        return "has a line break or control character"
+    return f"is {len(name):,} characters long" if len(name) > _LONGEST_CLASS else ""
 
 
 class Source(ABC):
@@ -48,7 +69,8 @@ class Source(ABC):
         labels: npt.NDArray[np.int64] | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
-        self.name, self.classes, self.labels, self.notes = name, classes, labels, notes
+        self.name, self.classes, self.labels = called(name), classes, labels
+        self.notes = tuple(printable(note) for note in notes)
 
     @abstractmethod
     def __len__(self) -> int:

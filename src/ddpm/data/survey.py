@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ddpm.data import decode, duplicates
+from ddpm.data import bounds, decode, duplicates
 from ddpm.data.digest import workers_here
 from ddpm.data.source import Source
 
@@ -225,9 +225,10 @@ def _look(image: Image.Image) -> _Seen:
     if image.format in ("JPEG", "MPO"):
         image.draft(None, (_LEAST_SIDE, _LEAST_SIDE))
     reduced = image.size != stored
-    plain = decode.flat(decode.upright(image), None)
-    thumbnail = duplicates.thumbnail(plain)
-    return _Seen(size, kind, _digest(plain), reduced, thumbnail, plain.mode != "L" and _coloured(plain))
+    with bounds.decoding.taken(image.width * image.height):
+        plain = decode.flat(decode.upright(image), None)
+        thumbnail = duplicates.thumbnail(plain)
+        return _Seen(size, kind, _digest(plain), reduced, thumbnail, plain.mode != "L" and _coloured(plain))
 
 
 def _digest(plain: Image.Image) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import shutil
 import tarfile
 import tempfile
 import threading
@@ -18,10 +17,13 @@ import weakref
 from pathlib import Path
 from typing import IO, final
 
+from ddpm.data import bounds
 from ddpm.errors import UserError
+from ddpm.units import amount
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _BLOCK = 512  # of a tar; a header fills one
+_LONGEST_HEADER = 1 << 20  # of names and remarks that do not fit into one
 _SPARSE = (-1, -1)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -41,7 +43,9 @@ class Members:
         self._lock = threading.Lock()
         try:
             self._places = _places(self._file)
-        except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+        except Exception as error:  # headers that lie make it raise almost anything
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
             raise _broken(path, error) from None
 
     @property
@@ -57,6 +61,7 @@ class Members:
         at, size = place = self._places[name]
         if place == _SPARSE:
             raise OSError("stored with holes: pack the archive without --sparse")
+        bounds.check_size(size)
         if hasattr(os, "pread"):
             data = os.pread(self._file.fileno(), size, at)
         else:
@@ -71,9 +76,13 @@ class Members:
 def _places(file: IO[bytes]) -> dict[str, tuple[int, int]]:
     """(offset, size) of each regular file; TarError or ValueError if the tar is not whole."""
     places: dict[str, tuple[int, int]] = {}
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    end = 0
+    with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
         while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # or all headers stay in memory
+            tar.members = []  # or all headers stay in memory
+            if tar.offset <= end:  # a negative size, which would lead here again and again
+                raise tarfile.ReadError(f"a header leads back, after {len(places):,} files")
+            end = tar.offset
             name = name_inside(member.name)
             if member.isreg():
                 places[name] = _SPARSE if member.issparse() else (member.offset_data, member.size)
@@ -84,6 +93,20 @@ def _places(file: IO[bytes]) -> dict[str, tuple[int, int]]:
         if file.read(_BLOCK).strip(b"\0"):
             raise tarfile.ReadError(f"damaged header after {len(places):,} files")
     return places
+
+
+@final
+class _Headers:
+    """A tar as tarfile reads it: no more of it at once than headers have, whatever they say."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(size)
 
 
 def name_inside(stored: str) -> str:
@@ -105,10 +128,18 @@ def _plain(path: Path, scratch: Path) -> IO[bytes]:
         raise _no_room(path, scratch, error) from None
     try:
         with file, packed:
-            shutil.copyfileobj(packed, unpacked, 1 << 20)
+            most = bounds.most_inside(path.stat().st_size)
+            while part := packed.read(1 << 20):
+                if unpacked.write(part) and unpacked.tell() > most:
+                    raise UserError(
+                        f"{path}: unpacks to more than {amount(most)}, and so small an archive of pictures to "
+                        "less: give the folder itself, or a plain .tar"
+                    )
         unpacked.seek(0)
     except Exception as error:  # each format has errors of its own, derived from nothing in common
         unpacked.close()
+        if isinstance(error, UserError):
+            raise
         if isinstance(error, OSError) and error.errno in _FULL:
             raise _no_room(path, scratch, error) from None
         if isinstance(error, OSError) and error.errno is not None:

@@ -24,6 +24,7 @@ from matplotlib.textpath import text_to_path
 from ddpm.atomic import write_bytes
 from ddpm.draw.pictures import opaque, picture
 from ddpm.errors import UserError
+from ddpm.places import check_place, unwritable
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # For lines and their labels, in the order they are given out: told apart by every kind of colour vision (Okabe &
@@ -267,19 +268,25 @@ def check_path(path: Path) -> Path:
         raise UserError(f"--out {path}: a figure's name ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     if path.is_dir():
         raise UserError(f"--out {path}: is a folder; name a file in it, as {path / 'figure.png'}")
+    check_place(path)
     return path
+
+
+def drawn(figure: Figure, suffix: str = ".png") -> bytes:
+    """A figure as the bytes of a file: .png, .svg or .pdf."""
+    data = io.BytesIO()
+    with matplotlib.rc_context(_FILES):
+        figure.savefig(data, format=suffix[1:], dpi=_DPI, metadata=_UNDATED.get(suffix))
+    return data.getvalue()
 
 
 def write(figure: Figure, path: Path) -> Path:
     """Writes a figure, whole or not at all, as the ending says: .png, .svg or .pdf; makes the folder."""
     path = check_path(path)
-    suffix = path.suffix.lower()
-    data = io.BytesIO()
-    with matplotlib.rc_context(_FILES):
-        figure.savefig(data, format=suffix[1:], dpi=_DPI, metadata=_UNDATED.get(suffix))
+    data = drawn(figure, path.suffix.lower())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, data.getvalue())
+        write_bytes(path, data)
     except OSError as error:
-        raise UserError(f"--out {path}: cannot be written ({error.strerror}); choose another") from None
+        raise unwritable(path, error) from None
     return path

@@ -34,7 +34,9 @@ import torch
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
+from ddpm.convert.pickles import plain
 from ddpm.errors import UserError
+from ddpm.reading import check_file, parse_json
 
 _OPERATOR = re.compile(
     r"torch\.ops\.(aten|prims?)\.([a-z]\w*|_[a-z]\w*|__i?(and|or|xor|lshift|rshift)__)\.[A-Za-z]\w*"
@@ -49,14 +51,18 @@ _SYMPY = re.compile(
     r"|FloorToInt|TruncToInt|ToFloat|IntTrueDiv|FloatTrueDiv|PowByNatural|FloatPow|RoundToInt"
 )
 _SYMPY_NODES = (ast.Expression, ast.Call, ast.Name, ast.Load, ast.keyword, ast.Constant, ast.UnaryOp, ast.USub)
+_TEXT = re.compile(r"[A-Za-z_]\w{0,50}|[+-]?\d{0,50}(\.\d{0,50})?([eE][+-]?\d{1,3})?")  # a name, or a number
 _TENSOR = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 _PLAIN = re.compile(r"archive_format|archive_version|version|byteorder|\.data/\w+|\.format/\w+")
 _LEFT_OUT = re.compile(r"extra/.*|extra_files/.*")
+_JSON = 1 << 26  # bytes of a program's JSON at the most
+_EXPRESSION, _POWER = 10_000, 64  # characters of an expression of sizes, and powers in it, at the most
 _MEND = "save it with torch.export.save(torch.export.export(net, ...), FILE) from plain torch operations"
 
 
 def read_program(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Any], str]:
     """The program of a file, on the device, and the file's SHA-256 in 64 hex digits. UserError for all else."""
+    check_file(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -87,6 +93,8 @@ def _cleaned(path: Path, data: bytes) -> io.BytesIO:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if min((entry.header_offset for entry in archive.infolist()), default=0) > 0:
                 raise zipfile.BadZipFile("what was found is an archive inside of one that is cut short")
+            if not plain(archive.infolist(), len(data)):
+                raise UserError(f"{path}: its records are compressed, or overlap; {_MEND}")
             entries = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError, zlib.error):
         raise UserError(f"{path}: {_what(data)}; a feature net is a program of torch.export: {_MEND}") from None
@@ -103,12 +111,14 @@ def _cleaned(path: Path, data: bytes) -> io.BytesIO:
             if _LEFT_OUT.fullmatch(inner):
                 continue
             if inner.endswith(".json"):
-                try:
-                    values = json.loads(content)
-                except ValueError:
-                    raise UserError(f"{path}: {name} is damaged; fetch the file again") from None
+                if len(content) > _JSON:
+                    raise UserError(f"{path}: {name} has over {_JSON >> 20} MB, which no program has; {_MEND}")
+                values = parse_json(content, f"{path}: {name}")
                 programs += isinstance(values, dict) and "graph_module" in values
-                content = json.dumps(_vetted(path, values)).encode()
+                try:
+                    content = json.dumps(_vetted(path, values)).encode()
+                except RecursionError:
+                    raise UserError(f"{path}: {name} is nested too deeply; {_MEND}") from None
                 _vet_payloads(path, values, entries, root, inner)
             elif inner.endswith(".pt"):
                 _vet_pickle(path, name, content)
@@ -134,6 +144,8 @@ def _vet_payloads(path: Path, values: Any, entries: dict[str, bytes], root: str,
         return
     folder = config.rpartition("/")[0]
     for payload in listed.values():
+        if not isinstance(payload, dict):
+            raise UserError(f"{path}: {config} is damaged; fetch the file again")
         inner = f"{folder}/{payload.get('path_name')}"
         if not _TENSOR.fullmatch(inner):
             raise UserError(f"{path}: not read, since it holds {inner}, an object that is no tensor; {_MEND}")
@@ -145,6 +157,9 @@ def _vet_pickle(path: Path, name: str, content: bytes) -> None:
     if not content:
         return
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if not plain(archive.infolist(), len(content)):
+                raise zipfile.BadZipFile("its records are compressed, or overlap")
         with _quiet():
             torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # whatever a damaged or hostile pickle can bring about
@@ -185,12 +200,32 @@ def _harmless(key: str, text: str) -> bool:
 
 
 def _arithmetic(text: str) -> bool:
-    """Whether an expression of sizes is nothing but sympy's own, which sympy evaluates as Python."""
+    """Whether an expression of sizes is nothing but sympy's own, which sympy evaluates as Python.
+
+    Powers are small and not of powers: 9 to the 9 to the 9th has 370 million digits.
+    """
+    if len(text) > _EXPRESSION:
+        return False
     try:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return all(_plain_node(node) for node in nodes)
+    return all(_plain_node(node) for node in nodes) and all(_small_power(node) for node in nodes)
+
+
+def _small_power(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return abs(node.value) < 2**64
+    if not isinstance(node, ast.Call) or not _is_power(node):
+        return True
+    if len(node.args) != 2 or any(_is_power(inner) for one in node.args for inner in ast.walk(one)):
+        return False
+    power = [one.value for one in ast.walk(node.args[1]) if isinstance(one, ast.Constant)]
+    return bool(power) and all(isinstance(one, (int, float)) and abs(one) <= _POWER for one in power)
+
+
+def _is_power(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "Pow" in node.func.id
 
 
 def _plain_node(node: ast.AST) -> bool:
@@ -201,7 +236,7 @@ def _plain_node(node: ast.AST) -> bool:
     if isinstance(node, ast.Name):
         return _SYMPY.fullmatch(node.id) is not None or re.fullmatch(r"[suz]f?\d+|true|false", node.id) is not None
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return re.fullmatch(r"[\w.+-]*", node.value) is not None
+        return _TEXT.fullmatch(node.value) is not None
     return True
 
 

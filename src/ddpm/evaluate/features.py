@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -36,6 +36,7 @@ from ddpm import noise
 from ddpm.convert.pickles import read_pickle
 from ddpm.errors import UserError
 from ddpm.evaluate.exported import read_program
+from ddpm.memory import AtOnce, out_of_memory
 
 DEFAULT = "inception"
 _WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
@@ -56,20 +57,23 @@ class Features(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class FeatureNet:
-    """name: as a record says it. key: 64 hex digits that differ whenever net, weights or resizing do."""
+    """name: as a record says it. key: 64 hex digits that differ whenever net, weights or resizing do.
+
+    batch: how many pictures it is given at once, if memory allows.
+    """
 
     name: str
     key: str
     net: Net
     device: torch.device
+    batch: AtOnce = field(default_factory=lambda: AtOnce(_AT_ONCE))
 
     def __call__(self, pixels: UInt8[np.ndarray, "B C H W"]) -> Features:
         """Features of pictures, a moderate number at once. UserError where the net does not take or give such."""
-        pieces = [
-            self._piece(torch.from_numpy(pixels[i : i + _AT_ONCE].copy())) for i in range(0, len(pixels), _AT_ONCE)
-        ]
-        if not pieces:
+        if not len(pixels):
             raise ValueError("no pictures")
+        made = self.batch.each(len(pixels), lambda rows: self._piece(torch.from_numpy(pixels[rows].copy())))
+        pieces = [piece for _, piece in made]
         pooled, spatial, logits = zip(*pieces, strict=True)
         return Features(torch.cat(pooled), _joined(spatial), _joined(logits))
 
@@ -82,7 +86,7 @@ class FeatureNet:
         except UserError:
             raise
         except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if out_of_memory(error):
                 raise
             raise UserError(
                 f"{self.name}: does not take uint8 pictures of {shape}, {len(pixels)} at once: {_first(error)}; a "
@@ -137,7 +141,7 @@ def open_features(
     if kind == "inception":
         return _inception(file if colon else None, where)
     path = Path(spec)
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         raise UserError(
             f"--features {spec}: neither a file nor a net known by name; take inception, inception:FILE, random, "
             "or a program saved with torch.export.save (.pt2)"

@@ -15,9 +15,10 @@ a pass that was stopped gives the same results as one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from ddpm.errors import UserError
 from ddpm.evaluate.likelihood import Bits, Estimate, bound_levels, estimate, likelihood
 from ddpm.evaluate.records import Records
 from ddpm.evaluate.reference import Reference
+from ddpm.memory import AtOnce
+from ddpm.processes import ALONE, Processes
 from ddpm.units import counted
 from ddpm.walks import Progress, usual_batch
 
@@ -39,6 +42,7 @@ FORMAT = 1
 """Goes up whenever the same pictures would be measured as other numbers."""
 
 Kind = Literal["every term", "estimate", "respaced"]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,30 +153,31 @@ def measure(
     records: Records,
     *,
     seed: int = 0,
-    batch: int | None = None,
+    batch: int | AtOnce | None = None,
     device: torch.device | None = None,
     progress: Progress | None = None,
-) -> Bits | Estimate:
+    crew: Processes = ALONE,
+) -> Bits | Estimate | None:
     """Measures these pictures, but for those that the records have, and keeps each batch there once it is done.
 
     device: where the net is. progress: called with (evaluations done, evaluations in all) of what is still to be
-    measured. UserError where a bound is no finite number.
+    measured, by this one of the processes `crew`; the main one alone returns something. UserError where a bound is
+    no finite number.
     """
     device = device or torch.device("cpu")
     batch = batch or kept_batch(device, reference.size, what.evaluations)
-    while True:
-        there = records.there()
-        missing = np.array([number for number in numbers.tolist() if number not in there], dtype=np.int64)
-        for rows, tell in batches(missing, what.evaluations, batch, progress):
-            made = _measured(what, reference, rows, seed, device, tell)
-            _check(made.total.numpy(), rows, reference.name)
-            records.add(rows, {name: values.numpy() for name, values in made._asdict().items()})
-        try:
-            read = records.read(numbers)
-        except KeyError:  # a damaged part, now known for one: its pictures are measured again
-            continue
-        arrays = {name: torch.from_numpy(values) for name, values in read.items()}
-        return Estimate(**arrays) if what.kind == "estimate" else Bits(**arrays)
+    batch = AtOnce(batch) if isinstance(batch, int) else batch
+
+    def some(rows: Int64[np.ndarray, "B"], tell: Progress) -> None:
+        made = _measured(what, reference, rows, seed, device, tell)
+        _check(made.total.numpy(), rows, reference.name)
+        records.add(rows, {name: values.numpy() for name, values in made._asdict().items()})
+
+    read = completed(partial(records.look, numbers), some, batch, what.evaluations, progress, crew)
+    if read is None:
+        return None
+    arrays = {name: torch.from_numpy(values) for name, values in read.items()}
+    return Estimate(**arrays) if what.kind == "estimate" else Bits(**arrays)
 
 
 def kept_batch(device: torch.device, size: tuple[int, int], evaluations: int) -> int:
@@ -195,20 +200,54 @@ def _check(total: np.ndarray, rows: Int64[np.ndarray, "B"], name: str) -> None:
         )
 
 
-def batches(
-    numbers: Int64[np.ndarray, "n"], evaluations: int, batch: int, progress: Progress | None
-) -> Iterator[tuple[Int64[np.ndarray, "B"], Progress]]:
-    """Pictures so many at a time, each with what is to be told how far it is; counts evaluations of the net."""
+def completed(
+    look: Callable[[], tuple[Found | None, Int64[np.ndarray, "n"]]],
+    measure: Callable[[Int64[np.ndarray, "B"], Progress], None],
+    batch: AtOnce,
+    evaluations: int,
+    progress: Progress | None,
+    crew: Processes,
+) -> Found | None:
+    """Measures what is missing, batch by batch, each process a share of it; what the main one finds then.
+
+    look: what there is, and the numbers of the pictures that are missing in it. measure(numbers, tell) measures
+    some and keeps them; evaluations: of the net, a picture. What the others have kept the main process finds on
+    the disk, and measures itself what it does not: all of their shares where the machines' disks are not one.
+    """
+    found, missing = look()
+    crew.wait()  # everyone has looked before anyone writes: so the shares fit together
+    _measure(missing[crew.rows(len(missing))], measure, batch, evaluations, progress)
+    crew.wait()
+    if not crew.main:
+        return None
+    while len(missing):
+        found, missing = look()
+        _measure(missing, measure, batch, evaluations, progress)
+    return found
+
+
+def _measure(
+    numbers: Int64[np.ndarray, "n"],
+    measure: Callable[[Int64[np.ndarray, "B"], Progress], None],
+    batch: AtOnce,
+    evaluations: int,
+    progress: Progress | None,
+) -> None:
+    """These pictures, batch by batch; counts evaluations of the net."""
     total = len(numbers) * evaluations
-    for first in range(0, len(numbers), batch):
-        rows = numbers[first : first + batch]
 
-        def tell(done: int, of: int, first: int = first, count: int = len(rows)) -> None:
+    def some(rows: slice) -> None:
+        count = rows.stop - rows.start
+
+        def tell(done: int, of: int) -> None:
             if progress:
-                progress(first * evaluations + count * evaluations * done // of, total)
+                progress(rows.start * evaluations + count * evaluations * done // of, total)
 
-        yield rows, tell
+        measure(numbers[rows], tell)
         tell(1, 1)
+
+    for _ in batch.each(len(numbers), some):
+        pass
 
 
 def on_device(

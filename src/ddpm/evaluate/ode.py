@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -38,12 +39,14 @@ from ddpm.chain import Chain, mix
 from ddpm.denoiser import Denoiser
 from ddpm.errors import UserError
 from ddpm.evaluate.likelihood import exact
-from ddpm.evaluate.measuring import batches, kept_batch, on_device
+from ddpm.evaluate.measuring import completed, kept_batch, on_device
 from ddpm.evaluate.records import Records
 from ddpm.evaluate.reference import Reference
 from ddpm.evaluate.summary import Mean
 from ddpm.gaussian import Gaussian
+from ddpm.memory import AtOnce
 from ddpm.noise import Purpose, bits, uniform
+from ddpm.processes import ALONE, Processes
 from ddpm.units import counted
 from ddpm.walks import Progress
 
@@ -244,29 +247,27 @@ def measure(
     records: Records,
     *,
     seed: int = 0,
-    batch: int | None = None,
+    batch: int | AtOnce | None = None,
     device: torch.device | None = None,
     progress: Progress | None = None,
-) -> Density:
+    crew: Processes = ALONE,
+) -> Density | None:
     """Measures these pictures, with uniform noise on their pixels, as `measuring.measure` does the bound.
 
     UserError where a density is no finite number.
     """
     device = device or torch.device("cpu")
     batch = batch or usual_batch(device, reference.size, flow)
-    while True:
-        there = records.there()
-        missing = np.array([number for number in numbers.tolist() if number not in there], dtype=np.int64)
-        for rows, tell in batches(missing, flow.evaluations, batch, progress):
-            x0, which, cond = on_device(reference, rows, device)
-            made = density(model, dequantised(x0, which, seed), which, flow, seed, tell, **cond)
-            _check(made.log_p.numpy(), rows, reference.name)
-            records.add(rows, {name: values.numpy() for name, values in made._asdict().items()})
-        try:
-            read = records.read(numbers)
-        except KeyError:  # a damaged part, now known for one: its pictures are measured again
-            continue
-        return Density(**{name: torch.from_numpy(values) for name, values in read.items()})
+    batch = AtOnce(batch) if isinstance(batch, int) else batch
+
+    def some(rows: Int64[np.ndarray, "B"], tell: Progress) -> None:
+        x0, which, cond = on_device(reference, rows, device)
+        made = density(model, dequantised(x0, which, seed), which, flow, seed, tell, **cond)
+        _check(made.log_p.numpy(), rows, reference.name)
+        records.add(rows, {name: values.numpy() for name, values in made._asdict().items()})
+
+    read = completed(partial(records.look, numbers), some, batch, flow.evaluations, progress, crew)
+    return None if read is None else Density(**{name: torch.from_numpy(values) for name, values in read.items()})
 
 
 def usual_batch(device: torch.device, size: tuple[int, int], flow: Flow) -> int:

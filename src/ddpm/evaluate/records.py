@@ -84,6 +84,17 @@ class Records:
             raise KeyError(min(wanted))
         return made
 
+    def look(self, numbers: Int64[np.ndarray, "B"]) -> tuple[Part | None, Int64[np.ndarray, "missing"]]:
+        """What `read` reads, or None, and the numbers of the pictures that have not been measured."""
+        there = self.there()
+        missing = np.array([number for number in numbers.tolist() if number not in there], dtype=np.int64)
+        if len(missing):
+            return None, missing
+        try:
+            return self.read(numbers), missing
+        except KeyError:  # a damaged part, known for one from now on
+            return self.look(numbers)
+
     def prepare(self) -> None:
         """Makes the folder; UserError if it cannot be written, which is better known before measuring."""
         self._write("key.json", (json.dumps(self.key, indent=2) + "\n").encode())

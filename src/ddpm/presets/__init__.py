@@ -6,6 +6,7 @@ model; `--precision` chooses it.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 from ddpm.config import Config
@@ -24,5 +25,7 @@ PRESETS: dict[str, Callable[[], Config]] = {**ho.PRESETS, **improved.PRESETS, **
 def preset(name: str) -> Config:
     """The config of a name."""
     if name not in PRESETS:
-        raise UserError(f"--preset {name}: there are {', '.join(PRESETS)}")
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"--preset {name}: {hint}there are {', '.join(PRESETS)}")
     return PRESETS[name]()

@@ -43,7 +43,7 @@ def options_of(name: str) -> tuple[str, ...]:
     return tuple(field.name for field in fields(_OF[name])) if name in _OF else ()  # type: ignore[arg-type]
 
 
-def make_sampler(name: str, **options: Any) -> Sampler[Any]:
+def make_sampler(name: str, /, **options: Any) -> Sampler[Any]:
     """The sampler of a name of SAMPLERS, with its own options; UserError for others, and for another's options."""
     if name not in SAMPLERS:
         raise UserError(f"--sampler {name}: takes {', '.join(SAMPLERS[:-1])} or {SAMPLERS[-1]}")
