@@ -376,11 +376,11 @@ def test_a_damaged_log_and_a_damaged_config(call, workplace):
     run = unfinished(workplace / "zoo")
     log(run, loss=[0.3] * 9, gradient=[1.0] * 9, pictures_per_second=[9.0] * 9)
     lines = (run.folder / "log.jsonl").read_text().splitlines()
-    (run.folder / "log.jsonl").write_text("\n".join([*lines[:4], "{{{", *lines[5:]]))
+    (run.folder / "log.jsonl").write_text("\n".join([*lines[:4], "{{{", *lines[5:], ""]))
     _, out, _ = call("check", "zoo")
-    assert "log.jsonl: damaged after line 4, the 5 after it are not read" in out
+    assert "log.jsonl: damaged, 1 of its 9 lines cannot be read and are left out" in out
     (run.folder / "log.jsonl").write_text("\n".join([*lines[:4], lines[4][:9]]))  # cut off by a kill
-    assert "damaged after" not in call("check", "zoo")[1]
+    assert "damaged" not in call("check", "zoo")[1]
     (run.folder / "config.json").write_text("{")
     status, out, _ = call("check", "zoo")
     assert status == 0 and "config.json: damaged" in out and "description is used in its place" in out

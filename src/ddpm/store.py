@@ -278,9 +278,11 @@ class Run:
         """The log's lines; one that was cut off by a kill is left out."""
         path = self.folder / "log.jsonl"
         records: list[dict[str, Any]] = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for line in text.splitlines():
             with suppress(ValueError):
-                records.append(json.loads(line))
+                record = json.loads(line)
+                records += [record] if isinstance(record, dict) else []
         return records
 
     def rewind(self, step: int) -> None:

@@ -76,10 +76,11 @@ def _unread(run: Run) -> str:
     except UserError as error:
         return f"{error}; the newest checkpoint's description is used in its place"
     log = run.folder / "log.jsonl"
-    lines = len(log.read_text(encoding="utf-8", errors="replace").splitlines()) if log.is_file() else 0
-    lost = lines - len(run.records())
-    if lost > 1:  # the last one may be cut off by a kill
-        return f"{log}: damaged after line {lines - lost:,}, the {lost:,} after it are not read"
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    whole, lines = text.endswith("\n"), len(text.splitlines())
+    lost = lines - len(run.records()) - (not whole and bool(lines))  # the last one may be cut off by a kill
+    if lost > 0:
+        return f"{log}: damaged, {lost:,} of its {lines:,} lines cannot be read and are left out"
     return ""
 
 
