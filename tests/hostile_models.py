@@ -502,6 +502,8 @@ def pickles(folder: Path) -> Iterator[Case]:
     yield Case(
         "a long program", legacy(folder / "long.pt", b"\x80\x02" + b"]" * (5 << 20) + b".", []), "over 4 MB"
     )
+    (folder / "large.pt").write_bytes(b"\xee" * (5 << 20))
+    yield Case("5 MB of nothing known", folder / "large.pt", none)
     long = archive(folder / "long z.pt", b"\x80\x02" + b"]" * (5 << 20) + b".", {})
     yield Case("a long program, zipped", long, "over 4 MB")
     for name, text in {

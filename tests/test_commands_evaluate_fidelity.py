@@ -16,7 +16,7 @@ from PIL import Image
 
 import tiny
 from ddpm.commands.evaluate_fidelity import label, table
-from ddpm.commands.evaluate_sides import Subject, is_model, pictures_of
+from ddpm.commands.evaluate_sides import is_model, pictures_of
 from ddpm.commands.processes import console_of
 from ddpm.errors import UserError
 from ddpm.evaluate.features import open_features
@@ -240,7 +240,7 @@ def test_pictures_are_drawn_in_stretches(evaluate, monkeypatch):
         return sample(self, n, **options)
 
     monkeypatch.setattr(Pipeline, "sample", seen)
-    status, out, err = evaluate("-n", 20, "--batch", 10)
+    status, _, err = evaluate("-n", 20, "--batch", 10)
     assert status == 0 and "evaluations 36/36" in err and results() == pytest.approx(expected, rel=1e-5)
     assert drawn == [(0, 8), (12, 2), (14, 2)]
 

@@ -243,6 +243,31 @@ def test_one_that_stands_still_ends_the_others(workplace, alone, who):
 
 
 @pytest.mark.soak
+def test_the_others_wait_for_the_main_one_s_last_report(workplace):
+    """It takes longer than a process may be silent, and the others have nothing left to do."""
+    slowly = """
+import time, ddpm.processes, ddpm.report
+ddpm.processes._BEAT, _gather = 1.0, ddpm.report.gather
+ddpm.report.gather = lambda *given, **named: (time.sleep(25), _gather(*given, **named))[1]
+"""
+    out = trained(2, *OPTIONS, "--out", "run", before=slowly)
+    assert "done; look at run/report.html" in out and Path("run/report.html").exists()
+
+
+@pytest.mark.soak
+def test_accelerate_starts_them_too(workplace, alone):
+    """Its word for several processes on one machine, whatever they run on."""
+    words = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1]
+    words += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", faults.free_port()]
+    words += ["-m", "ddpm.cli", "train", *OPTIONS, "--out", "two"]
+    left = faults.end(faults.spawn([sys.executable, *map(str, words)]))
+    assert left.status == 0 and "done; look at two/report.html" in left.out, left
+    assert '"processes": 2' in Path("two/checkpoints/000000010/state.json").read_text()
+    alone(*OPTIONS, "--out", "one")
+    faults.check_near("two", "one")
+
+
+@pytest.mark.soak
 def test_a_folder_that_another_training_has(workplace):
     """All of the second ones leave; one line says why."""
     with Path("said").open("w") as said:
@@ -258,6 +283,7 @@ def test_a_folder_that_another_training_has(workplace):
         assert f"another training writes here (process {first.pid} on " in faults.line_of(left[0].err)
 
 
+@pytest.mark.soak
 def test_a_batch_that_some_would_have_nothing_of(workplace):
     three = faults.crew(3, "train", *OPTIONS, "--batch", 2, "--out", "run")
     with faults.killed_after(*three):

@@ -9,13 +9,11 @@ import difflib
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 
 from ddpm.errors import UserError, printable
-from ddpm.memory import out_of_memory
 from ddpm.stopping import Stoppable
 from ddpm.version import __version__
 
@@ -118,6 +116,8 @@ def _run(given: Sequence[str]) -> int:
 
 def _told(error: BaseException, name: str) -> int:
     """Says it in a line; the exit status."""
+    from ddpm.memory import out_of_memory
+
     if isinstance(error, KeyboardInterrupt):
         return _stopped(_CTRL_C)
     if isinstance(error, BrokenPipeError):
@@ -155,15 +155,19 @@ def _say(line: str) -> None:
 
 def _where(error: BaseException) -> str:
     """The module and line of ours that it came through last."""
-    frames = [
-        (frame.f_globals.get("__name__", ""), line) for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
-    module, line = [one for one in frames if one[0].partition(".")[0] == "ddpm"][-1]
-    return f"{module}:{line}"
+    at, where = error.__traceback__, ""
+    while at is not None:
+        module = str(at.tb_frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] == "ddpm":
+            where = f"{module}:{at.tb_lineno}"
+        at = at.tb_next
+    return where
 
 
 def _show(error: BaseException) -> None:
     """The stack trace, with what lies behind it and is not shown otherwise (`raise … from None`)."""
+    import traceback
+
     behind: BaseException | None = error
     seen: set[int] = set()
     while behind is not None and id(behind) not in seen:

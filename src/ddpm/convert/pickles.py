@@ -34,9 +34,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What weights can be."""
 _PROGRAM = 1 << 22  # bytes of a program at the most; that of a net of 10,000 weights has half as many
 _END = 22  # bytes of the end of an archive; with a comment after it another reader might find another end
-_PROGRAMS = (
-    5  # that a file without an index has: a number, a version, a machine, the values, the order of their data
-)
+_PROGRAMS = 5  # of a file without an index: a number, a version, a machine, the values, the order of their data
 
 
 def is_pickle(path: Path) -> bool:
@@ -180,7 +178,8 @@ def _check_program(path: Path) -> None:
             if stream.tell() == path.stat().st_size:
                 return
     except Exception:  # whatever is no program
-        raise UserError(f"{path}: {_LONG if len(data) == _PROGRAM else _reason(path)}") from None
+        unfinished = stream.tell() == len(data) == _PROGRAM
+        raise UserError(f"{path}: {_LONG if unfinished else _reason(path)}") from None
 
 
 def _records(path: Path) -> list[zipfile.ZipInfo]:
