@@ -1,6 +1,7 @@
 """`ddpm sample` with upsamplers: cascades, and small pictures that are given."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 import ddpm
+import faults
 import tiny
 from ddpm.samples import Samples
 from ddpm.store import Facts
@@ -263,3 +265,70 @@ def test_both_are_trained_and_drawn_from(call):
     assert status == 0 and ", each given what it is in 4 x 4" in out, err
     record = json.loads(next(Path("up/evaluation").rglob("nll-*.json")).read_text())
     assert record["reference"]["given_small"] == [4, 4] and record["results"]["bits_per_dim"]["mean"] > 0
+
+
+# -- several processes, and how many pictures at once ----------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_several_processes_draw_what_one_draws(call):
+    """Five pictures by three; the last of them draws one, and saves nothing."""
+    base(), up()
+    options = ["base", "--upsample", "up", "-n", 5, "--seed", 3, "--steps", 4, "--device", "cpu", *DDIM]
+    assert call("sample", *options, "--out", "one")[0] == 0
+    crew = faults.crew(3, "sample", *options, "--out", "three")
+    with faults.killed_after(*crew):
+        left = faults.together(crew)
+    assert [one.status for one in left] == [0, 0, 0], left
+    assert "on 3 processes" in left[0].out and not any(one.out + one.err for one in left[1:]), left
+    names = [str(path.relative_to("one")) for path in sorted(Path("one").rglob("*")) if path.is_file()]
+    assert "film.webp" in names and "base/samples.json" in names
+    assert names == [str(path.relative_to("three")) for path in sorted(Path("three").rglob("*")) if path.is_file()]
+    for name in set(names) - {"film.webp"}:  # whose frames before the last show the rounding of another batch
+        assert Path("one", name).read_bytes() == Path("three", name).read_bytes(), name
+    with Image.open("three/film.webp") as three, Image.open("one/film.webp") as one:
+        assert three.n_frames == one.n_frames
+
+
+@pytest.mark.slow
+def test_several_processes_and_what_is_wrong(call):
+    """The first says what in a line; the other, that it stops."""
+    base()
+    both = faults.crew(2, "sample", "base", "--class", "dog", "--device", "cpu")
+    with faults.killed_after(*both):
+        left = faults.together(both)
+    assert [one.status for one in left] == [2, 2], left
+    assert "--class dog: no such class" in faults.line_of(left[0].err)
+    assert "process 1 of 2 stops, as another one has" in faults.line_of(left[1].err)
+
+
+def test_the_largest_batch_that_fits(call, monkeypatch):
+    """Twice the memory, twice the pictures at once; not more than are asked for, and the same ones."""
+    base(), up()
+    options = ["base", "--upsample", "up", "-n", 40, "--steps", 2, "--device", "cpu", "--no-film", *DDIM]
+    options += ["--upsample-steps", 2]
+    assert call("sample", *options, "--out", "usual")[0] == 0
+    said = {}
+    for megabytes in (1, 2, 1000):
+        monkeypatch.setattr("ddpm.plan.machine.free_memory", lambda device, free=megabytes << 20: free)
+        status, out, err = call("sample", *options, "--batch", "auto", "--out", "auto")
+        assert status == 0, err
+        said[megabytes] = [
+            int(n) for n in re.findall(r"--batch auto: (\d+) pictures? of (?:base|up) at once", out)
+        ]
+        assert np.array_equal(pictures("usual"), pictures("auto"))
+    assert said[1000] == [40, 40]
+    assert said[2] == [2 * n for n in said[1]] and said[1][1] < said[1][0] < 20, said
+
+
+def test_where_free_memory_cannot_be_told_the_usual_batch_is_taken(call, monkeypatch):
+    base()
+    monkeypatch.setattr("ddpm.plan.machine.free_memory", lambda device: None)
+    status, out, err = call("sample", "base", "-n", 3, *FEW, "--batch", "auto", "--out", "s")
+    assert status == 0 and "note: --batch auto: how much memory is free cannot be told here" in out, out + err
+
+
+@pytest.mark.parametrize("batch", ["0", "-3", "many", "1.5", "²"])
+def test_no_batch(call, batch):
+    base()
+    assert "--batch" in refused(call, "base", f"--batch={batch}")

@@ -10,6 +10,7 @@ from ddpm.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
     from ddpm.guide import Guide
 
@@ -28,8 +29,8 @@ class GuideOptions:
     """How much the classifier's score counts; 0 is off."""
 
 
-def guide_of(options: GuideOptions, device: str | torch.device | None) -> Guide:
-    """What was asked for, the classifier loaded onto the device."""
+def guide_of(options: GuideOptions, device: str | torch.device | None, out: Console | None = None) -> Guide:
+    """What was asked for, the classifier loaded onto the device; out: where its notes are printed."""
     from ddpm.guide import Guide
     from ddpm.loading import load_classifier
 
@@ -42,5 +43,5 @@ def guide_of(options: GuideOptions, device: str | torch.device | None) -> Guide:
     if options.classifier is not None and scale != 0.0:
         classifier = load_classifier(options.classifier, device)
         for note in classifier.notes:
-            console().print(f"note: {note}")
+            (out or console()).print(f"note: {note}")
     return Guide(options.cfg_scale, options.cfg_interval, classifier, 1.0 if scale is None else scale)
