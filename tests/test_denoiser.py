@@ -234,7 +234,7 @@ def test_a_score_moves_noise_and_picture_alike(make, level, clip, dtype, device)
     score = (alpha * torch.sin(3.0 * xt.double())).to(dtype)  # ∇ log p(y|x_t) of what knows x_0 goes as α
     model = Denoiser(nn.Identity(), chain, "x0", clip=clip)
     plain = model.read(output, xt, t)
-    moved = model.shifted(xt, t, plain._replace(score=score))
+    moved = model.shifted(xt, t, plain.scored(score))
     x0 = plain.x0.double() + sigma**2 / alpha * score.double()
     eps = plain.eps.double() - sigma * score.double()
     if clip:
@@ -244,7 +244,7 @@ def test_a_score_moves_noise_and_picture_alike(make, level, clip, dtype, device)
     close(moved.x0, x0.to(dtype), 4.0)
     close(moved.eps, eps.to(dtype), 400.0)  # 4/σ_1, where ε is derived from x_0
     assert moved.score is None and model.shifted(xt, t, plain) is plain
-    nothing = model.shifted(xt, t, plain._replace(score=torch.zeros_like(xt)))
+    nothing = model.shifted(xt, t, plain.scored(torch.zeros_like(xt)))
     assert torch.equal(nothing.x0, plain.x0) and torch.equal(nothing.eps, plain.eps)
 
 
@@ -252,7 +252,7 @@ def test_guidance_stays_with_a_model_that_is_changed():
     """Through respacing and another variance, until it is taken away."""
 
     def guidance(model, xt, t, **cond):
-        return model.plain(xt, t, **cond)._replace(score=torch.ones_like(xt))
+        return model.plain(xt, t, **cond).scored(torch.ones_like(xt))
 
     x, _ = batch(torch.float64, torch.device("cpu"), 2)
     model = Denoiser(Recorded(), make_chain("linear", 100)).guided(guidance)

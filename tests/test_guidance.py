@@ -299,7 +299,9 @@ def test_at_scale_1_it_is_the_conditional_model_and_at_0_the_other_asked_once(sc
         guided = model.guided(ClassifierFree(scale))(x, 600, label=label)
         ((_, _, _), (seen, timestep, cond)) = model.net.asked
         assert seen is x and timestep.tolist() == [599.0] * 5 and cond["label"].tolist() == asked.tolist()
-        assert all(a is b is None or torch.equal(a, b) for a, b in zip(guided, plain, strict=True))
+        for part in ("x0", "eps", "variance_output", "score"):
+            a, b = getattr(guided, part), getattr(plain, part)
+            assert a is b is None or torch.equal(a, b), part
 
 
 def test_two_questions_are_one_batch():

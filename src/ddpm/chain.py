@@ -140,11 +140,11 @@ class Chain:
 
     def alpha(self, t: Level, like: Tensor) -> Coefficient:
         """α_t, the scale of the signal, ready to multiply a tensor shaped like `like` [B, *D]."""
-        return spread(self._alpha[_index(t)], like)
+        return self._numbers.alpha[t] if isinstance(t, int) else spread(self._alpha[_index(t)], like)
 
     def sigma(self, t: Level, like: Tensor) -> Coefficient:
         """σ_t, the scale of the noise, ready to multiply a tensor shaped like `like` [B, *D]."""
-        return spread(self._sigma[_index(t)], like)
+        return self._numbers.sigma[t] if isinstance(t, int) else spread(self._sigma[_index(t)], like)
 
     def snr(self, t: Level) -> Any:
         """α_t²/σ_t² = exp(−γ_t), float64; infinite at t = 0."""
@@ -152,10 +152,9 @@ class Chain:
 
     def told(self, t: Level, batch: int, device: torch.device) -> Float[Tensor, "B"]:
         """The timestep the net is told, float32[B]."""
-        timestep = self.timestep[_index(t)]
         if isinstance(t, int):
-            return torch.full((batch,), float(timestep), device=device)
-        return torch.from_numpy(timestep).to(device, torch.float32)
+            return torch.full((batch,), self._numbers.timestep[t], device=device)
+        return torch.from_numpy(self.timestep[_index(t)]).to(device, torch.float32)
 
     # -- its Gaussians -------------------------------------------------------------------------------------
 
@@ -183,7 +182,7 @@ class Chain:
     def posterior_weights(self, t: Level, s: Level) -> tuple[Any, Any]:
         """The weights of x_0 and x_t in the posterior mean, float64: α_s c and (α_s/α_t)(1 − c)."""
         if isinstance(t, int) and s == t - 1:
-            return self._neighbours.weights[t]
+            return self._numbers.weights[t]
         t, s = _index(t), _index(s)
         difference = self.gamma[s] - self.gamma[t]
         alpha_s = self._alpha[s]
@@ -192,7 +191,7 @@ class Chain:
     def log_small(self, t: Level, s: Level) -> Any:
         """log(σ_s² c), the posterior's own variance (β̃), float64; −∞ at s = 0."""
         if isinstance(t, int) and s == t - 1:
-            return self._neighbours.small[t]
+            return self._numbers.small[t]
         return self._log_gain(t, s) - np.logaddexp(0.0, -self.gamma[_index(s)])
 
     def log_lower(self, t: Level, s: Level) -> Any:
@@ -213,7 +212,7 @@ class Chain:
     def log_large(self, t: Level, s: Level) -> Any:
         """log(σ_t² c), the variance of the step t given s (β), float64."""
         if isinstance(t, int) and s == t - 1:
-            return self._neighbours.large[t]
+            return self._numbers.large[t]
         return self._log_gain(t, s) - np.logaddexp(0.0, -self.gamma[_index(t)])
 
     def _log_gain(self, t: Level, s: Level) -> Any:
@@ -221,16 +220,18 @@ class Chain:
         return np.log(-np.expm1(self.gamma[_index(s)] - self.gamma[_index(t)]))
 
     @cached_property
-    def _neighbours(self) -> _Neighbours:
+    def _numbers(self) -> _Numbers:
         t = torch.arange(self.T + 1).clamp_(min=1)  # nothing steps from level 0
         with np.errstate(divide="ignore"):
             small, large = self.log_small(t, t - 1), self.log_large(t, t - 1)
         weights = np.stack(self.posterior_weights(t, t - 1), axis=1)
-        return _Neighbours([(a, b) for a, b in weights.tolist()], small.tolist(), large.tolist())
+        pairs = [(a, b) for a, b in weights.tolist()]
+        tables = [table.tolist() for table in (self._alpha, self._sigma, self.timestep)]
+        return _Numbers(pairs, small.tolist(), large.tolist(), *tables)
 
 
-class _Neighbours(NamedTuple):
-    """What belongs to the steps t → t − 1, as plain numbers by t.
+class _Numbers(NamedTuple):
+    """What belongs to the levels t and to the steps t → t − 1, as plain numbers by t.
 
     A walk asks for them one by one, where computing each costs more than the step's own arithmetic.
     """
@@ -238,6 +239,9 @@ class _Neighbours(NamedTuple):
     weights: list[tuple[float, float]]
     small: list[float]
     large: list[float]
+    alpha: list[float]
+    sigma: list[float]
+    timestep: list[float]
 
 
 def spread(coefficient: Any, like: Tensor) -> Coefficient:
@@ -245,7 +249,7 @@ def spread(coefficient: Any, like: Tensor) -> Coefficient:
 
     The only place where coefficients are cast and broadcast.
     """
-    if np.ndim(coefficient) == 0:
+    if isinstance(coefficient, float) or np.ndim(coefficient) == 0:  # asked for at every step of a walk
         return float(coefficient)
     column = torch.from_numpy(coefficient).to(like.dtype)
     return column.view(-1, *[1] * (like.ndim - 1)).to(like.device, non_blocking=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, final, get_args
 
 import numpy as np
 import torch
@@ -35,17 +35,36 @@ Variance = Literal["small", "large", "learned", "learned_range"]
 LEARNED = ("learned", "learned_range")
 
 
-class Prediction(NamedTuple):
+@final
+class Prediction:
     """The model's view of x_t: the picture in it and the noise in it, with x_t = α_t x0 + σ_t eps.
 
     variance_output is what the net says of the variance, None if it says nothing. score is what a classifier adds
     to ∇ log p(x_t), None without one: x0 and eps know nothing of it, `Denoiser.reverse` and `shifted` do.
     """
 
-    x0: Float[Tensor, "B *D"]
-    eps: Float[Tensor, "B *D"]
-    variance_output: Float[Tensor, "B *D"] | None = None
-    score: Float[Tensor, "B *D"] | None = None
+    __slots__ = ("_eps", "score", "variance_output", "x0")
+
+    def __init__(
+        self,
+        x0: Float[Tensor, "B *D"],
+        eps: Float[Tensor, "B *D"] | Callable[[], Tensor],
+        variance_output: Float[Tensor, "B *D"] | None = None,
+        score: Float[Tensor, "B *D"] | None = None,
+    ):
+        """eps: may be what works it out when it is first asked for, since many samplers never do."""
+        self.x0, self._eps, self.variance_output, self.score = x0, eps, variance_output, score
+
+    @property
+    def eps(self) -> Float[Tensor, "B *D"]:
+        """The noise in x_t."""
+        if not isinstance(self._eps, Tensor):
+            self._eps = self._eps()
+        return self._eps
+
+    def scored(self, score: Float[Tensor, "B *D"]) -> Prediction:
+        """The same with a classifier's score beside it."""
+        return Prediction(self.x0, self._eps, self.variance_output, score)
 
 
 Guidance = Callable[..., Prediction]
@@ -122,7 +141,7 @@ class Denoiser(nn.Module):
         output, of_variance = self.parts(output, xt)
         alpha, sigma = self.chain.alpha(t, xt), self.chain.sigma(t, xt)
         if self.predicts == "eps":
-            x0 = mix(1.0, xt, -sigma, output).div_(alpha)
+            x0 = mix(1.0, xt, -sigma, output).mul_(1.0 / alpha)
         elif self.predicts == "x0":
             x0 = output
         elif self.predicts == "v":
@@ -131,12 +150,12 @@ class Denoiser(nn.Module):
             of_x0, of_xt = self._native_posterior(t)
             x0 = mix(1.0, output, -spread(of_xt, xt), xt).div_(spread(of_x0, xt))
         if self.clip if clip is None else clip:
-            x0 = x0.clamp(-1.0, 1.0)
+            x0 = x0.clamp(-1.0, 1.0) if self.predicts == "x0" else x0.clamp_(-1.0, 1.0)
         elif self.predicts == "eps":
             return Prediction(x0, output, of_variance)
         elif self.predicts == "v":
             return Prediction(x0, mix(sigma, xt, alpha, output), of_variance)
-        return Prediction(x0, mix(1.0, xt, -alpha, x0).div_(sigma), of_variance)
+        return Prediction(x0, lambda: mix(1.0, xt, -alpha, x0).div_(sigma), of_variance)
 
     def target(self, x0: Float[Tensor, "B *D"], eps: Float[Tensor, "B *D"], t: Level) -> Float[Tensor, "B *D"]:
         """The output (its part for the mean) a perfect net would give for x_t = α_t x0 + σ_t eps."""

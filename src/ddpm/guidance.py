@@ -80,4 +80,4 @@ class ByClassifier:
         if self.scale == 0.0:
             return prediction
         number = label if self.numbers is None else self.numbers[label]
-        return prediction._replace(score=self.scale * self.classifier.score(xt, number, model.chain, t))
+        return prediction.scored(self.scale * self.classifier.score(xt, number, model.chain, t))

@@ -57,15 +57,17 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Ten
     Checked against the published known-answer vectors. int64 stands in for uint32, which torch computes with
     on no device: the product of two words wraps in int64 but keeps its 64 bits.
     """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)  # type: ignore[no-untyped-call]
+    # Words are broadcast as late as can be: two of the four vary along one axis alone until the third round.
+    c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
         p0, p1 = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
         # Low words keep junk above bit 31 until they are next masked: they are only ever XORed before that.
-        c0 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK)
-        c2 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK)
+        c0 = (p1 >> 32).bitwise_xor_(k0).bitwise_xor(c1).bitwise_and_(_MASK)
+        c2 = (p0 >> 32).bitwise_xor_(k1).bitwise_xor(c3).bitwise_and_(_MASK)
         c1, c3 = p1, p0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    c0, c1, c2, c3 = torch.broadcast_tensors(c0, c1, c2, c3)  # type: ignore[no-untyped-call]
     return c0, c1 & _MASK, c2, c3 & _MASK
 
 

@@ -38,12 +38,13 @@ class DDIM(Sampler[None]):
         prediction = followed(model, xt, t, cond)
         if s == 0:
             return prediction.x0, prediction, None
-        alpha, sigma = model.chain.alpha(s, xt), model.chain.sigma(s, xt)
-        if self.eta == 0.0:
-            return mix(alpha, prediction.x0, sigma, prediction.eps), prediction, None
-        tau = self.eta * math.exp(0.5 * model.chain.log_small(t, s))
-        rest = math.sqrt(max(0.0, float(sigma) ** 2 - tau**2))
-        return mix(alpha, prediction.x0, rest, prediction.eps).add_(noise(t), alpha=tau), prediction, None
+        chain = model.chain
+        tau = self.eta * math.exp(0.5 * chain.log_small(t, s)) if self.eta else 0.0
+        # ε̂ = (x_t − α_t x̂_0)/σ_t put into the formula: two passes over the picture in place of four.
+        of_xt = math.sqrt(max(0.0, float(chain.sigma(s, xt)) ** 2 - tau**2)) / float(chain.sigma(t, xt))
+        of_x0 = float(chain.alpha(s, xt)) - of_xt * float(chain.alpha(t, xt))
+        x = mix(of_x0, prediction.x0, of_xt, xt)
+        return (x.add_(noise(t), alpha=tau) if tau else x), prediction, None
 
     @property
     def deterministic(self) -> bool:

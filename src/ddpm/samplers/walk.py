@@ -77,8 +77,8 @@ def walk(
     if not (0 <= start <= T and 0 <= end <= T):
         raise ValueError(f"start {start}, end {end}: both are levels of the chain, from 0 to {T}")
     way = 1 if end > start else -1
-    state = sampler.init(x)
+    state, without_gradients = sampler.init(x), torch.no_grad()
     for t in range(start, end, way):
-        with torch.no_grad():
+        with without_gradients:
             x, prediction, state = sampler.step(model, x, t, t + way, state, noise, **cond)
         yield Step(t, t + way, x, prediction)
