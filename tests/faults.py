@@ -34,6 +34,9 @@ PHOTOS = 20
 # Before `ddpm.cli` runs: every flush takes a while, so that most moments of a training lie in a write.
 SLOW = "import os, time; _flush = os.fsync; os.fsync = lambda handle: (time.sleep({seconds}), _flush(handle))[1]"
 _RUN = "import sys; from ddpm.cli import main; sys.exit(main())"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a job that a shell script started beside itself; what is started here would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Left(NamedTuple):

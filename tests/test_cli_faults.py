@@ -33,7 +33,7 @@ WORKS = {
     "tune": ["zoo", *SCORED, "-n", "4", "--evaluations", "2", "--samplers", "ddim", "--grids", "uniform"],
     "progressive": ["zoo", *DRAW],
     "interpolate": ["plain", PICTURE, PICTURE, "--steps", "2", "--device", "cpu"],
-    "inpaint": ["plain", PICTURE, "--mask", "left", *DRAW],
+    "inpaint": ["plain", PICTURE, "--mask", "left", "--resample", "1", *DRAW],
     "invert": ["plain", PICTURE, "--steps", "2", "--device", "cpu"],
     "img2img": ["plain", PICTURE, "--t", "20", *DRAW],
     "convert": ["plain", "made", "--to", "ddpm", "--no-samples"],

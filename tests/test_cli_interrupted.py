@@ -172,8 +172,10 @@ def test_stopped_at_random_it_leaves_nothing_or_all(workplace, figures, line):
     assert status == 0, err
     names, none = whole(output), whole(Path("zoo before")) if output.name == "zoo" else []
     for number in SIGNALS:
-        interrupted = False
+        interrupted, tries = False, 0
         while not interrupted:
+            tries += 1
+            assert tries < 50, f"signal {number} never stops it"
             afresh()
             if dice.random() < 0.3:
                 shutil.rmtree("cache", ignore_errors=True)
