@@ -24,6 +24,7 @@ from ddpm.guard import Guard
 from ddpm.guidance import NO_CLASS
 from ddpm.losses import Terms
 from ddpm.memory import free_caches, out_of_memory
+from ddpm.nets.blocks import allow_winograd
 from ddpm.nets.levels import check_size
 from ddpm.noise import Purpose, bits, normals, uniform
 from ddpm.pipeline import Pipeline
@@ -84,6 +85,8 @@ class Trainer:
             net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # The averaged net is a net of its own: nothing is ever swapped, so nothing can leak back.
         self.ema = copy.deepcopy(net).eval().requires_grad_(False)
+        if config.train.winograd and not self.shards:
+            allow_winograd(net)
         if self.shards:
             for one in (net, self.ema):
                 shard(one)
