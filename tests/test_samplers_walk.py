@@ -4,11 +4,13 @@ import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ddpm.chain import Chain
 from ddpm.denoiser import Denoiser
 from ddpm.noise import WalkNoise
-from ddpm.samplers import DDIM, Ancestral, walk
+from ddpm.samplers import DDIM, SAMPLERS, Ancestral, make_sampler, walk
 from oracle import linear_betas, published_levels
 from walking import TWO, model_of, no_noise, seeded
 
@@ -93,3 +95,43 @@ def test_a_walk_needs_no_gradient_and_leaves_the_mode_of_its_consumer(mode):
 def test_annotations_are_checked_under_pytest():
     with pytest.raises(jaxtyping.TypeCheckError):
         list(walk(model_of(TWO, linear_betas(30)), DDIM(), torch.tensor(0.0), no_noise))
+
+
+class Sent(TorchDispatchMode):
+    """What was sent from the host to the device, for which a GPU would be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        given, made_of = (
+            {one.device.type for one in tree_leaves(part) if isinstance(one, Tensor)}
+            for part in ((args, kwargs), made)
+        )
+        self.seen += [function] * ("cpu" in given and "meta" in given | made_of)
+        return made
+
+
+def test_what_is_sent_is_seen():
+    with Sent() as sent:
+        torch.ones(2).to("meta")
+        torch.ones(2, device="meta") + torch.tensor(1.0)
+    assert len(sent.seen) == 2
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("variance", ["large", "learned_range"])
+def test_a_walk_waits_for_no_gpu(name, variance):
+    """Coefficients are plain numbers, noise is made where the picture is; meta tensors have none to be read."""
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+            return torch.cat([x, x], dim=1) if variance == "learned_range" else x
+
+    model = Denoiser(Net(), Chain.from_betas(linear_betas(50)), variance=variance).respace("5")
+    noise = WalkNoise(0, torch.arange(2, device="meta"), (1, 4, 4))
+    with Sent() as sent:
+        *_, last = walk(model, make_sampler(name), noise(0), noise)
+    assert last.s == 0 and last.x.device.type == "meta" and sent.seen == []

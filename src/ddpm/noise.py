@@ -78,7 +78,7 @@ def _words(seed: int, purpose: Purpose, samples: Tensor, steps: Tensor, blocks: 
         torch.arange(blocks, device=device).view(1, 1, -1),
         steps.to(device).unsqueeze(-1),
         samples.view(1, -1, 1),
-        torch.tensor(int(purpose), device=device).view(1, 1, 1),
+        torch.full((1, 1, 1), int(purpose), device=device),  # not copied there: a copy would wait for the device
     )
     seed &= 0xFFFFFFFFFFFFFFFF
     return philox(counter, (seed & _MASK, seed >> 32))
@@ -150,13 +150,13 @@ class WalkNoise:
 
     def __call__(self, step: int, draw: int = 0) -> Tensor:
         if draw:  # what only some samplers ask for, one step at a time
-            steps = torch.tensor([draw << _DRAW | step])
+            steps = torch.full((1,), draw << _DRAW | step, device=self.samples.device)
             return normals(self.seed, self.purpose, self.samples, steps, self.shape)[0].to(self.dtype)
         offset = step - self._first
         if not (self._block and 0 <= offset < len(self._block)):
             # Blocks end at the step asked for, since a walk goes down; the start is made alone.
             self._first = max(0, step - self.steps_per_block + 1)
-            steps = torch.arange(self._first, step + 1)
+            steps = torch.arange(self._first, step + 1, device=self.samples.device)
             made = normals(self.seed, self.purpose, self.samples, steps, self.shape).to(self.dtype)
             self._block = made.unbind(0)
             offset = step - self._first

@@ -126,9 +126,12 @@ class Trainer:
         self.pictures.ahead(self.order.index(k + 1)[rows])
         drawn = self.times.draw(k, train.batch)
         t, weight = drawn[0][rows], drawn[1][rows]
+        if device.type == "cuda":
+            x0 = x0.pin_memory()  # without which the copy would wait for all steps before it
         x0 = x0.to(device, memory_format=torch.channels_last, non_blocking=True)
         cond = self.cond(x0, self._dropped(labels, k))
-        noise = normals(train.seed, Purpose.TRAIN_NOISE, self.numbers, torch.tensor([k]), x0.shape[1:])[0]
+        steps = torch.full((1,), k, device=device)
+        noise = normals(train.seed, Purpose.TRAIN_NOISE, self.numbers, steps, x0.shape[1:])[0]
         self.net.train()
         terms, loss = self._backward(k, x0, t, weight, noise, cond)
         both = self._add_gradients(torch.stack([loss, torch.tensor(float(stop), device=device)]))
