@@ -30,7 +30,7 @@ LINES = {
     "tune": ["zoo", *SCORED, "-n", "8", "--evaluations", "2", "--samplers", "ddim,dpm++", "--grids", "uniform"],
     "progressive": ["zoo", "-n", "3", "--steps", "4", "--out", "made/walk.png", "--device", "cpu"],
     "interpolate": ["plain", PICTURE, "grey:3", "--steps", "4", *MADE],
-    "inpaint": ["plain", PICTURE, "--mask", "left", "-n", "4", "--steps", "4", *MADE],
+    "inpaint": ["plain", PICTURE, "--mask", "left", "--resample", "1", "-n", "4", "--steps", "4", *MADE],
     "invert": ["plain", PICTURE, "grey:3", "--steps", "4", *MADE],
     "img2img": ["plain", PICTURE, "--t", "20", "-n", "4", "--steps", "4", *MADE],
     "convert": ["plain", "made", "--to", "ddpm", "--device", "cpu"],

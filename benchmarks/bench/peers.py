@@ -1,4 +1,4 @@
-"""Peers that need torchvision, which has no build beside our torch: in an environment of their own, ours in it too.
+"""Peers that need torchvision, which has no build beside our torch: in an environment of their own, ours too.
 
 lucidrains' denoising-diffusion-pytorch in training, azula in what a sampling step costs outside the net. Ratios
 here are of that environment alone, whose torch is another.
