@@ -11,6 +11,8 @@ from page import Section
 from rounds import in_turn
 
 from ddpm.build import build_denoiser
+from ddpm.engines import ENGINES, Programmed, check_engine
+from ddpm.errors import UserError
 from ddpm.noise import WalkNoise
 from ddpm.samplers import DDIM, walk
 
@@ -41,15 +43,18 @@ def _compare(section: Section, name: str, batch: int, rounds: int) -> None:
         "ours, eager": _walk(build_denoiser(config, nets.ours(name).eval()), numbers, shape),
         "diffusers, eager": lambda: pipeline(batch_size=batch, num_inference_steps=STEPS, output_type="np"),
     }
-    for engine in ENGINES:
-        made = engine(nets.ours(name).eval(), batch, shape)
-        if isinstance(made, str):
-            section.say(made)
-        else:
-            label, net = made
-            cases[f"ours, {label}"] = _walk(build_denoiser(config, net), numbers, shape)
-    times = in_turn(cases, rounds, warm=2)
     section.say(f"**Batch {batch}**")
+    for engine in ENGINES[1:]:
+        try:
+            check_engine(engine)
+        except UserError as error:
+            section.say(f"Left out: {error}")
+            continue
+        net = Programmed(
+            nets.ours(name).eval().requires_grad_(False), engine, lambda text: section.say(f"`{text}`")
+        )
+        cases[f"ours, {engine}"] = _walk(build_denoiser(config, net), numbers, shape)
+    times = in_turn(cases, rounds, warm=2)
     rows = []
     for case in cases:
         seconds = times.median(case) / STEPS
@@ -71,6 +76,4 @@ def _walk(model: Any, numbers: torch.Tensor, shape: tuple[int, ...]) -> Callable
     return lambda: [step.x for step in walk(model, DDIM(), noise(0), noise)]
 
 
-ENGINES: list[Any] = []
-"""(net, batch, shape) → (name, net) by each engine, or why it is left out."""
 SUBJECTS = {"sampling": sampling}

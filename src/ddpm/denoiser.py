@@ -251,6 +251,10 @@ class Denoiser(nn.Module):
         """The same net and chain with another variance."""
         return Denoiser(self.net, self.chain, self.predicts, variance, self.clip, self.native, self.guidance)
 
+    def over(self, net: nn.Module) -> Denoiser:
+        """The same chain over another net, or the same one computed by something else."""
+        return Denoiser(net, self.chain, self.predicts, self.variance, self.clip, self.native, self.guidance)
+
     def guided(self, guidance: Guidance | None) -> Denoiser:
         """The same net and chain, guided."""
         return Denoiser(self.net, self.chain, self.predicts, self.variance, self.clip, self.native, guidance)

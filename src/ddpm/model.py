@@ -11,6 +11,7 @@ import torch
 
 from ddpm.classes import Classes
 from ddpm.denoiser import Denoiser
+from ddpm.engines import Programmed, check_engine
 from ddpm.errors import UserError
 from ddpm.footprint import footprint
 from ddpm.grids import Grid, choose_grid
@@ -68,6 +69,15 @@ class Model:
     def device(self) -> torch.device:
         """Where the net is."""
         return next(self.denoiser.net.parameters()).device
+
+    def run_on(self, engine: str) -> None:
+        """Has pictures drawn by an engine of `ddpm.engines`; what its programs cost is told to `tell`."""
+        check_engine(engine)
+        net = self.denoiser.net
+        plain = net.net if isinstance(net, Programmed) else net
+        self.denoiser = self.denoiser.over(
+            plain if engine == "torch" else Programmed(plain, engine, lambda text: self.tell(text))
+        )
 
     def class_number(self, label: str | int, guide: Guide = UNGUIDED) -> int:
         """The number of a class given by number or name; of a guide's classifier where the model has none."""

@@ -58,6 +58,9 @@ class Options:
     batch: Annotated[str | None, unset("B|auto", "64 of 32 x 32 on a CPU, 256 on a GPU")] = None
     """Pictures computed at once, by each process; auto: the largest power of two that should fit into the free
     memory. Half of them whenever memory runs out; the pictures are the same."""
+    engine: Literal["torch", "compile", "onnx"] = "torch"
+    """What computes the net: torch as it is; a program compiled for this machine, kept in the cache and told when
+    it pays off; or ONNX Runtime (pip install 'ddpm[onnx]')."""
     weights: Literal["ema", "model"] = "ema"
     """Averaged weights, or as they are."""
     device: Annotated[str | None, unset("DEVICE", "a GPU if there is one")] = None
@@ -73,12 +76,14 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     options = read(Options, "sample", arguments, _DESCRIPTION)
     from ddpm.commands.small import USUAL
+    from ddpm.engines import check_engine
     from ddpm.memory import keep_freed_memory
     from ddpm.walks import check_count
 
     check_count(USUAL if options.n is None else options.n, 0)
     _check(options)
     check_seed(options.seed or 0)
+    check_engine(options.engine)
     keep_freed_memory()
     with together(options.device) as crew:
         return _sample(options, crew)
@@ -111,6 +116,7 @@ def _sample(options: Options, crew: Processes) -> int:
         replaced = folder.is_dir() and any(folder.iterdir())
     for one in (model, *ups):
         one.crew, one.tell = crew, noting(crew, out)
+        one.run_on(options.engine)
     start = time.perf_counter()
     with stages() as advance:
         samples = draw(model, ups, options, guide, given, partial(_batch, options.batch, out), advance)
