@@ -36,7 +36,7 @@ OTHER = Config(
     OptimizerConfig(1e-3, 7, "cosine", 0.8, 0.99, 0.01, 0.0, 0.5),
     TrainConfig(
         *(100, 12, 3, 9, "bf16", True, True, "runs/a", ("wandb",), 1, 0, 10, 5, "upsampler", 0.1),
-        *(7, 50, "x.pt2", 1000, 4, True, False),
+        *(7, 50, "x.pt2", 1000, 4, True, 2, False),
     ),
 )
 SECTIONS = [f.name for f in dataclasses.fields(Config)]

@@ -150,15 +150,16 @@ def test_recomputed_activations_change_nothing(kind, resample):
     """Output and all gradients, with dropout, whose masks are drawn again alike."""
     net, asked = net_of(kind, resample=resample, dropout=0.4)
     results = []
-    for save in (False, True):
-        net.checkpoint_activations = save
+    for save, levels in ((False, 0), (True, 0), (True, 1), (True, 2)):
+        net.checkpoint_activations, net.checkpoint_levels = save, levels
         net.zero_grad()
         asked["x"].grad = None
         torch.manual_seed(5)
         out = net(**asked)
         out.square().sum().backward()
         results.append([out.detach(), asked["x"].grad, *(p.grad.clone() for p in net.parameters())])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     torch.manual_seed(6)
     assert not torch.equal(net(**asked), results[0][0])  # dropout was on
 
@@ -167,13 +168,13 @@ def test_recomputed_activations_change_nothing(kind, resample):
 def test_recomputing_keeps_fewer_activations(kind):
     net, asked = net_of(kind, resample="block")
     kept = []
-    for save in (False, True):
-        net.checkpoint_activations = save
+    for save, levels in ((False, 0), (True, 1), (True, 0)):
+        net.checkpoint_activations, net.checkpoint_levels = save, levels
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, s=sizes: s.append(x.numel()) or x, lambda x: x):
             net(**asked)
         kept.append(sum(sizes))
-    assert kept[1] < 0.5 * kept[0]
+    assert kept[2] < kept[1] < kept[0] and kept[2] < 0.5 * kept[0]
 
 
 @pytest.mark.parametrize("kind", ["unet", "encoder"])

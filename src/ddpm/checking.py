@@ -130,6 +130,7 @@ def check(config: Config) -> Config:
         ("--checkpoint-every", train.checkpoint_every, train.checkpoint_every >= 1, "is at least 1"),
         ("--train.keep", train.keep, train.keep >= 1, "is at least 1"),
         ("--train.keep-every", train.keep_every, train.keep_every >= 0, "is not negative"),
+        ("--train.checkpoint-levels", train.checkpoint_levels, train.checkpoint_levels >= 0, "is not negative"),
         ("--train.bad-steps", train.bad_steps, train.bad_steps >= 1, "is at least 1"),
         ("--train.evaluate-every", train.evaluate_every, train.evaluate_every >= 0, "is not negative"),
         (

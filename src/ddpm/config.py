@@ -199,6 +199,8 @@ class TrainConfig:
     """Steps in a row whose loss or gradient is no number before training goes back, once, at a lower rate."""
     shard: bool = False
     """Of several processes each holds a part of the weights (FSDP), for nets that do not fit one device."""
+    checkpoint_levels: int = 0
+    """With checkpoint_activations, of how many levels of the net, the finest first, which hold most; 0 for all."""
     winograd: bool = True
     """On a CPU, wide 3x3 convolutions by Winograd's algorithm: faster, gradients to 1e-5; not when compiled."""
 

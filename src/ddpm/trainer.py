@@ -80,6 +80,7 @@ class Trainer:
         if weights is not None:
             net.load_state_dict(weights)
         net.checkpoint_activations = config.train.checkpoint_activations
+        net.checkpoint_levels = config.train.checkpoint_levels
         self.shards = config.train.shard and crew.count > 1
         if not self.shards:  # FSDP takes each block to the device by itself, and in its plain layout alone
             net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ddpm.errors import UserError
 from ddpm.nets.blocks import AttentionPool, Order, Style, conv, linear, norm, time_embedding
-from ddpm.nets.levels import Levels, Resample, check_size, descend, heads_at, run, widths_of
+from ddpm.nets.levels import Levels, Resample, check_size, descend, heads_at, run, saving_levels, widths_of
 
 
 class Encoder(nn.Module):
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         if patch < 1:
             raise UserError(f"--net.patch {patch}: is at least 1")
         self.size, self.channels, self.patch, self.style = tuple(size), channels, patch, style
-        self.checkpoint_activations = False
+        self.checkpoint_activations, self.checkpoint_levels = False, 0
         self.stride = patch * 2 ** (len(widths) - 1)
         check_size(size, self.stride)
 
@@ -85,9 +85,10 @@ class Encoder(nn.Module):
                 f"{self.size[1]} alone"
             )
         emb = F.silu(self.time(time_embedding(timestep, self.channels, self.style)))
-        save = self.checkpoint_activations
+        saving = saving_levels(self, len(self.down))
         h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
-        h = descend(self.down, self.downsample, h, emb, save)[-1]
+        h = descend(self.down, self.downsample, h, emb, saving)[-1]
+        save = saving == len(self.down)
         h = run(self.middle2, run(self.middle1, h, emb, save), emb, save)
         out: Tensor = self.pool(F.silu(self.norm_out(h)))
         return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -96,16 +96,27 @@ class Levels:
 
 
 def descend(
-    down: nn.ModuleList, between: nn.ModuleList, h: Float[Tensor, "B C H W"], emb: Float[Tensor, "B E"], save: bool
+    down: nn.ModuleList,
+    between: nn.ModuleList,
+    h: Float[Tensor, "B C H W"],
+    emb: Float[Tensor, "B E"],
+    saving: int,
 ) -> list[Tensor]:
-    """h and the features after each layer and each halving; save as in `run`."""
+    """h and the features after each layer and each halving; saving: of how many levels `run` saves memory."""
     passed = [h]
     for level, layers in enumerate(down):
         for layer in layers:  # type: ignore[attr-defined]
-            passed.append(run(layer, passed[-1], emb, save))
+            passed.append(run(layer, passed[-1], emb, level < saving))
         if level < len(between):
-            passed.append(run(between[level], passed[-1], emb, save))
+            passed.append(run(between[level], passed[-1], emb, level < saving))
     return passed
+
+
+def saving_levels(net: Any, levels: int) -> int:
+    """Of how many levels, the finest first, a net of so many computes activations again."""
+    if not net.checkpoint_activations:
+        return 0
+    return min(levels, net.checkpoint_levels or levels)
 
 
 def run(layer: nn.Module, h: Tensor, emb: Tensor, save: bool) -> Tensor:

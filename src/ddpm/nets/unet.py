@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ddpm.errors import UserError
 from ddpm.nets.blocks import Order, Style, conv, linear, norm, time_embedding, zero
-from ddpm.nets.levels import Levels, Resample, check_size, descend, run, widths_of
+from ddpm.nets.levels import Levels, Resample, check_size, descend, run, saving_levels, widths_of
 
 
 class UNet(nn.Module):
@@ -88,7 +88,7 @@ class UNet(nn.Module):
             raise UserError(f"--net.patch {patch}: is at least 1")
         self.channels, self.patch, self.classes, self.style = channels, patch, classes, style
         self.low_channels = low_channels
-        self.checkpoint_activations = False
+        self.checkpoint_activations, self.checkpoint_levels = False, 0
         self.stride = patch * 2 ** (len(widths) - 1)
 
         self.time = nn.Sequential(
@@ -141,14 +141,17 @@ class UNet(nn.Module):
         if low is not None:
             x = torch.cat([x, F.interpolate(low, x.shape[2:], mode="bilinear")], dim=1)
 
-        save = self.checkpoint_activations
+        count = len(self.down)
+        saving = saving_levels(self, count)
         h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
-        skips = descend(self.down, self.downsample, h, emb, save)
+        skips = descend(self.down, self.downsample, h, emb, saving)
+        save = saving == count
         h = run(self.middle2, run(self.middle1, skips[-1], emb, save), emb, save)
-        for level, layers in enumerate(self.up):
+        for i, layers in enumerate(self.up):
+            save = count - 1 - i < saving
             for layer in layers:  # type: ignore[attr-defined]
                 h = run(layer, torch.cat([h, skips.pop()], dim=1), emb, save)
-            if level < len(self.upsample):
-                h = run(self.upsample[level], h, emb, save)
+            if i < len(self.upsample):
+                h = run(self.upsample[i], h, emb, save)
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(out, self.patch) if self.patch > 1 else out

@@ -54,6 +54,7 @@ def count(config: Config, classes: int) -> Load:
     with torch.device("meta"):
         net = build_net(config, classes)
     net.checkpoint_activations = config.train.checkpoint_activations
+    net.checkpoint_levels = config.train.checkpoint_levels
     (one, flops), (two, _) = (_kept(net, config, classes, pictures) for pictures in (1, 2))
     return Load(sum(p.numel() for p in net.parameters()), two - one, flops)
 
