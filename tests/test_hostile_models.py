@@ -18,6 +18,11 @@ from hypothesis import strategies as st
 
 import hostile_models as hostile
 import tiny
+from hostile_models_case import SENTINEL, Case, our_weights
+from hostile_models_damage import whole
+from hostile_models_ours import described, description, ours
+from hostile_models_pickles import Payload
+from hostile_models_small import BOMB
 
 ROOM = 2 << 30
 """Bytes that opening may take beyond what pytest has: a hundred times the largest case's."""
@@ -71,13 +76,13 @@ def test_each_is_refused_by_a_line_that_says_why(tmp_path, monkeypatch, bounded,
         elif before is not None and before != files(place):
             wrong.append(f"{case.name}: {set(before) ^ set(files(place))}")
     assert not wrong, "\n\n".join([f"{len(wrong)} of {count}", *wrong])
-    assert not (place / hostile.SENTINEL).exists() and not files(elsewhere)
+    assert not (place / SENTINEL).exists() and not files(elsewhere)
 
 
 def test_the_payloads_are_such(tmp_path):
     """What is refused above would have run."""
-    mark = tmp_path / hostile.SENTINEL
-    pickle.loads(pickle.dumps(hostile.Payload(os.mkdir, str(mark))))
+    mark = tmp_path / SENTINEL
+    pickle.loads(pickle.dumps(Payload(os.mkdir, str(mark))))
     assert mark.is_dir()
 
 
@@ -90,7 +95,7 @@ def test_what_is_damaged_is_whole_before(models):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    return hostile.whole(tmp_path_factory.mktemp("models") / "whole")
+    return whole(tmp_path_factory.mktemp("models") / "whole")
 
 
 @given(
@@ -147,15 +152,15 @@ def test_what_may_not_be_read(tmp_path):
     (locked / "model.pt").write_bytes(b"x")
     with unreadable(tmp_path, config, weights, locked):
         for case in (
-            hostile.Case("a file", weights),
-            hostile.Case("in a folder", locked / "model.pt"),
-            hostile.Case("a folder", locked),
-            hostile.Case("a config", config, what="config"),
-            hostile.Case("a net", weights, what="features"),
+            Case("a file", weights),
+            Case("in a folder", locked / "model.pt"),
+            Case("a folder", locked),
+            Case("a config", config, what="config"),
+            Case("a net", weights, what="features"),
         ):
             outcome, text = hostile.tried(case)
             assert outcome == "refused" and "Permission denied" in text and one_line(text), (case.name, text)
-        outcome, text = hostile.tried(hostile.Case("a run", run))
+        outcome, text = hostile.tried(Case("a run", run))
         assert outcome == "refused" and "no whole checkpoint" in text
 
 
@@ -169,11 +174,11 @@ def test_commands_say_it_in_a_line(tmp_path, monkeypatch, call):
     corpus.mkdir()
     tiny.photos(tmp_path / "photos", 6)
     weights = tiny.weights(tiny.config(), 3, 1)
-    wide = hostile.ours(corpus / "wide.safetensors", weights, hostile.described("config.net.channels", 10**9))
+    wide = ours(corpus / "wide.safetensors", weights, described("config.net.channels", 10**9))
     name = corpus / "two\nlines.pt"
     name.write_bytes(b"hello")
     bomb = corpus / "bomb.yaml"
-    bomb.write_text(hostile.BOMB)
+    bomb.write_text(BOMB)
     os.mkfifo(corpus / "pipe.yaml")
     (corpus / "nothing.pt2").write_bytes(b"")
     fid = ["evaluate", "fashion", "--reference", "photos", "--metrics", "fid", "--features"]
@@ -214,7 +219,7 @@ def test_a_model_does_not_command_the_terminal(tmp_path, call):
         values |= {"plan": ["\x1b[2J"], "command": "\x1b[2J\r"}
 
     path = tmp_path / "loud.safetensors"
-    hostile.ours(path, hostile.our_weights(), json.dumps(hostile.description(change)))
+    ours(path, our_weights(), json.dumps(description(change)))
     status, out, _ = call("info", path)
     assert status == 0 and r"\x1b[2Jgone\nx" in out and r"0 a\x1b[31m" in out and r"\ud800" in out
     assert all(line.isprintable() for line in out.split("\n"))
@@ -253,7 +258,7 @@ def test_models_damaged_at_random(tmp_path):
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
         child.kill()
         child.communicate()
-    run = len(list(tmp_path.rglob(hostile.SENTINEL))) + len(files(elsewhere))
+    run = len(list(tmp_path.rglob(SENTINEL))) + len(files(elsewhere))
     print(
         f"models tried {count}, refused {outcomes['refused']}, opened {outcomes['opened']}, "
         f"stack traces {len(wrong)}, code run {run}, most memory {most / 1e6:.0f} MB"
