@@ -1,19 +1,27 @@
 """How fast are batches: from the decoded cache, streamed, and from JPEG files one by one as most trainers do.
 
     python benchmarks/data.py [--size 32] [--batch 128] [--rounds 5] [--from 32] [--workers 1,2] [--data DATA]
+    python benchmarks/data.py --photographs [--rounds 9] [--workers 2] [--quick]           the fourth part, alone
+    python benchmarks/data.py --fidelity FOLDER [--sizes 32,64]                the fifth, of real photographs
 
 1. Decoding with each number of threads: as the cache is built, and as it is streamed.
 2. Batches from the cache beside opening, converting and stacking JPEG files one by one, in one process.
 3. Steps of a small net (forward and backward) on streamed batches, with and without decoding ahead, and on
    cached ones.
+4. Building the cache from photographs of 256 and 1024 pixels, all of it (reading, hashing, decoding, writing),
+   beside what diffusers' and lucidrains' examples do to each picture, in a DataLoader with as many workers: open,
+   RGB, Resize (bilinear; bicubic beside it), CenterCrop, ToTensor, Normalize. No worker's start is counted.
+5. How the cache's pixels differ from those of whole decoding and one filter over them, and the peers' likewise.
 
 All that is compared is measured in turn within each round, so that a busy machine slows all of it; ratios are
-medians over rounds. Pictures are smooth random JPEGs of --from pixels made here, or DATA (without part 2).
+medians over rounds. Pictures are smooth random JPEGs of --from pixels made here, or DATA (without part 2);
+photographs are noise with the spectrum of photographs (amplitude 1/f^1.4), 2 to 3 bits a pixel as JPEGs.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -21,10 +29,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
-from ddpm.data import Order, Pictures, Source, load, open_source
+from ddpm.data import Order, Pictures, Source, decode, load, open_source
 from ddpm.nets.unet import UNet
 
 PICTURES = 4096
@@ -132,6 +142,136 @@ def with_net(kept: Pictures, stream: Pictures, batch: int, rounds: int, steps: i
         print(f"net on {device.type}, {name:16} {statistics.median(values):8.2f} steps/s, {ratio:5.2f} of cached")
 
 
+def photographs(folder: Path, side: int, count: int) -> list[Path]:
+    """JPEGs with the spectrum of photographs, quality 90: a few, and the same ones shifted."""
+    rng = np.random.default_rng(side)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    frequency[0, 0] = 1 / side
+    few = []
+    for _ in range(min(8, count)):
+        x = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((3, side, side))) / frequency**1.4, (side, side))
+        x = 1.5 * x.mean(axis=0) + 0.15 * x  # colours differ less than brightness
+        x = 128 + 55 * (x - x.mean()) / x.std()
+        few.append(np.clip(x, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+    folder.mkdir(parents=True)
+    paths = [folder / f"{k:05}.jpg" for k in range(count)]
+    for k, path in enumerate(paths):
+        shifted = np.roll(few[k % len(few)], tuple(rng.integers(0, side, 2)), (0, 1))
+        Image.fromarray(shifted).save(path, quality=90)
+    return paths
+
+
+def resized(image: Image.Image, size: int, filter_: Image.Resampling) -> Image.Image:
+    """The shorter side brought to the size, then cut from the centre."""
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), filter_)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+class PeerSet(Dataset[torch.Tensor]):
+    """A map-style set with the transforms of the examples, as torchvision does them to PIL pictures."""
+
+    def __init__(self, paths: list[Path], size: int, filter_: Image.Resampling) -> None:
+        self.paths, self.size, self.filter = paths, size, filter_
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        with Image.open(self.paths[i]) as image:
+            pixels = np.array(resized(image.convert("RGB"), self.size, self.filter))
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255).sub_(0.5).div_(0.5)
+
+
+def building(rounds: int, workers: list[int], quick: bool) -> None:
+    """Pictures a second that go into the cache, and through the peers' transforms."""
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    for side, count in ((256, 64), (1024, 8)) if quick else ((256, 2048), (1024, 192)):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "pictures"
+            paths = photographs(folder, side, count)
+            bits = 8 * statistics.mean(path.stat().st_size for path in paths) / side**2
+            source = open_source(folder)
+            print(f"{count:,} photographs of {side} px, {bits:.1f} bits a pixel")
+            for size in (32, 64):
+                for n in workers:
+                    beside_peers(source, paths, size, n, rounds, filters)
+
+
+def beside_peers(
+    source: Source, paths: list[Path], size: int, workers: int, rounds: int, filters: dict[str, Image.Resampling]
+) -> None:
+    """Ours and each of the peers' filters in turn."""
+    loaders = {
+        name: DataLoader(PeerSet(paths, size, filter_), 64, num_workers=workers, persistent_workers=True)
+        for name, filter_ in filters.items()
+    }
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as cache:
+            load(source, (size, size), 3, cache=Path(cache), workers=workers)
+
+    def seconds(do: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        do()
+        return time.perf_counter() - start
+
+    ways: dict[str, Callable[[], object]] = {"ours": ours}
+    ways |= {name: lambda a=loader: [len(x) for x in a] for name, loader in loaders.items()}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for k in range(rounds + 1):
+        for name, do in ways.items() if k % 2 else reversed(ways.items()):
+            one = seconds(do)
+            if k:  # the first starts workers and fills the system's file cache
+                taken[name].append(one)
+    for name, times in taken.items():
+        ratio = statistics.median(a / b for a, b in zip(times, taken["ours"], strict=True))
+        rate_ = len(paths) / statistics.median(times)
+        what = "built into the cache" if name == "ours" else f"peers' transforms, {name}"
+        print(
+            f"  to {size}, {workers} worker(s), {what:29} {rate_:8,.0f} pictures/s; ours is {ratio:5.2f} of that"
+        )
+
+
+def fidelity(source: Source, sizes: list[int]) -> None:
+    """Mean absolute difference in grey levels and PSNR of JPEGs, from whole decoding and one filter over it.
+
+    All are cut to the same square, as the cache cuts: it is filters that are compared. Of many pictures some.
+    """
+    filters = {"Lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
+    filters["bilinear"] = Image.Resampling.BILINEAR
+    for size in sizes:
+        found: dict[str, list[npt.NDArray[np.uint8]]] = {name: [] for name in ("ours", *filters)}
+        shrunk = []
+        for i in range(0, len(source), math.ceil(len(source) / 500)):
+            with source.opened(i) as image:
+                if image.format != "JPEG":
+                    continue
+                whole = decode.upright(image).convert("RGB")
+            found["ours"].append(source.fitted(i, decode.Fit((size, size), 3)).transpose(1, 2, 0))
+            side = min(whole.size)
+            left, top = (whole.width - side) / 2, (whole.height - side) / 2
+            box = (left, top, left + side, top + side)
+            for name, filter_ in filters.items():
+                found[name].append(np.asarray(whole.resize((size, size), filter_, box=box)))
+            shrunk.append(side / size)
+        if not shrunk:
+            continue
+        print(f"{len(shrunk):,} JPEGs of {source.name}, shrunk {statistics.median(shrunk):.1f} times to {size}")
+        stacks = {name: np.stack(these).astype(np.float64) for name, these in found.items()}
+        for name, other in (*(("ours", one) for one in filters), ("bilinear", "Lanczos"), ("bilinear", "bicubic")):
+            what = "the cache" if name == "ours" else f"whole decoding, {name}"
+            print(f"  {what:25} from whole decoding, {other + ':':9} {difference(stacks[name], stacks[other])}")
+
+
+def difference(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> str:
+    """In grey levels and decibels."""
+    noise = float(np.square(a - b).mean())
+    level = f"{10 * math.log10(255**2 / noise):.1f} dB" if noise else "none: equal"
+    return f"{np.abs(a - b).mean():5.2f} grey levels, PSNR {level}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=32)
@@ -141,7 +281,17 @@ def main() -> None:
     parser.add_argument("--from", type=int, default=0, dest="made")
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--data", default="")
+    parser.add_argument("--photographs", action="store_true")
+    parser.add_argument("--fidelity", default="")
+    parser.add_argument("--sizes", default="32,64")
+    parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
+    if given.fidelity:
+        fidelity(open_source(given.fidelity), [int(n) for n in given.sizes.split(",")])
+        return
+    if given.photographs:
+        building(given.rounds, [int(n) for n in given.workers.split(",")], given.quick)
+        return
     size, workers = (given.size, given.size), [int(n) for n in given.workers.split(",")]
     made = given.made or given.size
     with tempfile.TemporaryDirectory() as temporary:

@@ -93,7 +93,7 @@ def of_files(paths: Sequence[Path], advance: Advance | None = None) -> str:
     return combined([hashlib.sha256(lengths).digest(), *of_parts(len(blocks), read, 1, advance)])
 
 
-def stamp(files: Iterable[tuple[str, Path]], parts: Iterable[tuple[str, int]] | None = None) -> Stamp:
+def stamp(files: Iterable[tuple[str, str | Path]], parts: Iterable[tuple[str, int]] | None = None) -> Stamp:
     """The stamp of files, each with the name it goes by; `parts`, the names and sizes of what an archive holds,
     stand in for the files' own. A file that is not there counts with size -1.
     """
@@ -101,7 +101,7 @@ def stamp(files: Iterable[tuple[str, Path]], parts: Iterable[tuple[str, int]] | 
     for name, path in files:
         # The change time (of the inode) gives away an edit whose writer has put the old mtime back.
         try:
-            status = path.stat()
+            status = os.stat(path)  # noqa: PTH116
             size, times = status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
         except OSError:
             size, times = -1, (0, 0)
