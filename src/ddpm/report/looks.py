@@ -161,16 +161,15 @@ def denoise(
     with torch.no_grad():
         xt = short.chain.q(many, t).sample(noise)
         seen = short(xt, t, **cond)
-        mean = short.reverse(xt, t, t - 1, seen).mean
+        mean, eps = short.reverse(xt, t, t - 1, seen).mean, seen.eps
     if len(x0) == 4:  # noise in the transparency would show the page through
-        xt, mean = _opaque(xt), _opaque(mean)
-        seen = seen._replace(eps=_opaque(seen.eps, _EPS_RANGE))
+        xt, mean, eps = _opaque(xt), _opaque(mean), _opaque(eps, _EPS_RANGE)
     return Denoising(
         _pixels(x0),
         tuple(levels[::-1]),
         tuple(float(-short.chain.gamma[k]) for k in t.tolist()),
         _pixels(xt),
-        _pixels(seen.eps / _EPS_RANGE),
+        _pixels(eps / _EPS_RANGE),
         _pixels(seen.x0),
         _pixels(mean),
     )
