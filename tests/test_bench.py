@@ -1,11 +1,13 @@
 """The benchmarks' own parts: rounds, ratios, the page, and what a net costs."""
 
+import runpy
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 BENCH = Path(__file__).parents[1] / "benchmarks" / "bench"
 
@@ -62,6 +64,16 @@ def test_sections_are_kept_and_stand_in_order(tmp_path):
     assert "torch 2." in text and "commit " in text
 
 
+def test_a_subject_that_there_is_none_of_is_refused_before_anything_is_measured(monkeypatch, capsys, tmp_path):
+    program = runpy.run_path(str(BENCH / "__main__.py"))
+    monkeypatch.setattr(sys, "argv", ["bench", "--only", "startup,speed", "--out", str(tmp_path / "page.md")])
+    with pytest.raises(SystemExit, match="2"):
+        program["main"]()
+    said = capsys.readouterr()
+    assert "--only speed: there are training, sampling, " in said.err and not said.out
+    assert not (tmp_path / "page.md").exists()
+
+
 def test_a_net_costs_what_its_layers_do():
     """The paper's net against a count by hand: convolutions, attention and linear layers, forward."""
     import nets
@@ -112,3 +124,52 @@ def test_start_up_is_measured():
 
     section = beside.startup(1, quick=True)
     assert "`import ddpm`" in section.text and len(section.targets) == 2
+
+
+def test_steps_of_sampling_are_measured_outside_the_net():
+    import overhead
+
+    section = overhead.overhead(1, quick=True)
+    assert "| ancestral, ours, noise given |" in section.text and len(section.targets) == 2
+
+
+def test_the_share_of_the_update_leaves_the_trainer_as_it_was():
+    import nets
+    import training
+
+    own = training.Ours(nets.SMALL, 2)
+    own()
+    clip = torch.nn.utils.clip_grad_norm_
+    assert 0.0 < own.share_of_update() < 0.5
+    assert torch.nn.utils.clip_grad_norm_ is clip and own.trainer._update.__self__ is own.trainer
+
+
+def test_the_peer_goes_back_to_what_it_saved(tmp_path):
+    """What is timed as loading loads: net, averages and moments."""
+    import nets
+    import training
+
+    def state():
+        moments = peer.optimizer.state_dict()["state"]
+        parts = [peer.net.state_dict().values(), peer.ema.shadow_params, (m["exp_avg"] for m in moments.values())]
+        return [value.clone() for part in parts for value in part]
+
+    peer = training.Diffusers(nets.SMALL, 2)
+    peer()
+    peer.save(tmp_path)
+    saved = state()
+    peer()
+    assert not all(map(torch.equal, saved, state()))
+    peer.load(tmp_path)
+    assert all(map(torch.equal, saved, state()))
+
+
+@pytest.mark.soak
+def test_peak_memory_is_the_process_s_own():
+    """Not this one's, however much it once held; and what was freed again counts."""
+    import peaks
+
+    held = bytearray(b"1") * (1 << 30)
+    del held
+    nothing, much = (peaks._peak(made) for made in ("int", "lambda: bytearray(b'1') * (400 << 20)"))
+    assert 0.38 < much - nothing < 0.45

@@ -11,10 +11,14 @@ with; the sections of other subjects stay.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import beside
+import checkpoints
+import feeding
 import overhead
+import peaks
 import peers
 import sampling
 import training
@@ -22,7 +26,8 @@ from page import Page
 
 from ddpm.memory import keep_freed_memory
 
-SUBJECTS = {**training.SUBJECTS, **sampling.SUBJECTS, **overhead.SUBJECTS, **beside.SUBJECTS, **peers.SUBJECTS}
+FILES = (training, sampling, overhead, beside, feeding, checkpoints, peaks, peers)
+SUBJECTS = {name: subject for file in FILES for name, subject in file.SUBJECTS.items()}
 USUAL = [name for name in SUBJECTS if name not in peers.SUBJECTS]
 
 
@@ -33,11 +38,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two rounds of little: does it run at all")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "performance.md")
     given = parser.parse_args()
-    keep_freed_memory()  # as our commands do; what a peer gains by it in the same process is its own
-    page = Page(given.out, tuple(SUBJECTS))
-    for name in given.only.split(","):
+    page, names = Page(given.out, tuple(SUBJECTS)), given.only.split(",")
+    for name in names:
         if name not in SUBJECTS:
             parser.error(f"--only {name}: there are {', '.join(SUBJECTS)}")
+    os.environ["DDPM_CACHE"] = str(training.scratch())  # what programs cost is measured, and nothing stays behind
+    keep_freed_memory()  # as our commands do; what a peer gains by it in the same process is its own
+    for name in names:
         print(f"{name} ...", flush=True)
         section = SUBJECTS[name](2 if given.quick else given.rounds, given.quick)
         print(section.text, flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from nets import DEVICE
 from page import Section
-from rounds import Times, in_turn
+from rounds import Ratio, Times, in_turn
 from torch import Tensor, nn
 
 from ddpm.chain import make_chain
@@ -102,12 +102,16 @@ def overhead(rounds: int, quick: bool) -> Section:
 def _tell(section: Section, batch: int, times: Times, steps: int) -> None:
     section.say(f"**{batch} × 3 × 32 × 32**")
 
-    def part(name: str, of: str) -> float:
-        return 1.0 / times.faster(name, of).median
+    def part(name: str, of: str) -> Ratio:
+        return times.faster(of, name)
 
     base = {"DDIM": "DDIM, diffusers", "ance": "ancestral, diffusers", "nois": "noise, torch.randn"}
     rows = [
-        (name, f"{times.median(name) / steps * 1e6:,.0f} µs", f"{part(name, base[name[:4]]):.2f}")
+        (
+            name,
+            f"{times.median(name) / steps * 1e6:,.0f} µs",
+            "" if name in base.values() else str(part(name, base[name[:4]])),
+        )
         for name in times.taken
     ]
     section.table(("", "a step", "of diffusers' (torch's) time"), rows)
@@ -116,13 +120,13 @@ def _tell(section: Section, batch: int, times: Times, steps: int) -> None:
             own = f"{name}, ours" if name == "DDIM" else f"{name}, ours, noise given"
             got = part(own, f"{name}, diffusers")
             section.target(
-                f"{name} at batch 1 outside net and noise ≤ 0.25 × diffusers'", f"{got:.2f}", got <= 0.25
+                f"{name} at batch 1 outside net and noise ≤ 0.25 × diffusers'", str(got), got.median <= 0.25
             )
     else:
         for name, wanted in (("ancestral", 0.85), ("DDIM", 0.5)):
             got = part(f"{name}, ours", f"{name}, diffusers")
             section.target(
-                f"{name} at batch 64, noise included, ≤ {wanted} × diffusers'", f"{got:.2f}", got <= wanted
+                f"{name} at batch 64, noise included, ≤ {wanted} × diffusers'", str(got), got.median <= wanted
             )
 
 

@@ -22,6 +22,7 @@ process; a ratio is how many times faster ours is, the median over rounds with t
 times are what a shared machine gave at that moment: compare within a section alone. What was tried and did not
 help is in [log.md](log.md).
 """
+_ROOT = Path(__file__).parents[2]
 _PACKAGES = ("torch", "diffusers", "azula", "denoising-diffusion-pytorch", "onnxruntime", "numpy", "pillow")
 
 
@@ -88,7 +89,7 @@ def made_on() -> str:
     return (
         f"{today}, {_processor()}, {cores} cores ({torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}), {memory}{card}; Python {platform.python_version()}, "
-        f"{', '.join(packages)}; commit {_commit()}."
+        f"{', '.join(packages)}; commit {_commit()}; {_load()}."
     )
 
 
@@ -102,8 +103,16 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _load() -> str:
+    """How many processes wanted a core over five minutes: more than the threads, and others were at work."""
+    return f"load {os.getloadavg()[1]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
+
+
 def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return done.stdout.strip() or "unknown"
+    """The commit, and whether the code is another by now."""
+
+    def git(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *command], cwd=_ROOT, capture_output=True, text=True)
+
+    at = git("rev-parse", "--short", "HEAD").stdout.strip() or "unknown"
+    return at if git("diff", "--quiet", "HEAD", "--", "src", "benchmarks").returncode == 0 else f"{at} and changes"

@@ -11,7 +11,7 @@ import torch
 
 
 class Ratio(NamedTuple):
-    """How many times faster: the median over rounds, and the quartiles."""
+    """Of two cases' times or speeds: the median over rounds, and the quartiles."""
 
     median: float
     low: float
@@ -31,7 +31,7 @@ class Times:
         return float(np.median(self.taken[name]))
 
     def faster(self, name: str, than: str) -> Ratio:
-        """How many times faster `name` is than another case, round by round."""
+        """How many times faster `name` is than another case, round by round: how many times as long that takes."""
         low, middle, high = np.quantile(self.taken[than] / self.taken[name], [0.25, 0.5, 0.75])
         return Ratio(float(middle), float(low), float(high))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,11 +28,18 @@ BATCH = {nets.PAPER: 128 if ON_GPU else 8, nets.SMALL: 128 if ON_GPU else 32}
 PRECISION = "bf16" if ON_GPU else "no"
 
 
+def scratch() -> Path:
+    """A new folder, for as long as the program runs."""
+    folder = tempfile.mkdtemp(prefix="bench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 def pictures(config: Config, count: int) -> tuple[Any, torch.Tensor]:
     """Noise as a data set, through our cache; and the same pictures as one tensor in [−1, 1]."""
     shape = (count, *config.data.size, *((3,) if config.data.channels == 3 else ()))
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    folder = Path(tempfile.mkdtemp())
+    folder = scratch()
     np.savez(folder / "noise.npz", images=images)
     made = load(open_source(folder / "noise.npz"), config.data.size, config.data.channels, cache=folder / "cache")
     every = torch.from_numpy(images).float().div_(127.5).sub_(1.0)
@@ -50,8 +59,8 @@ class Ours:
         self.trainer.step(self.k)
         self.k += 1
 
-    def forward_and_backward(self) -> float:
-        """Seconds of a step that are not optimizer, clipping and averaging, in a step of their own."""
+    def share_of_update(self) -> float:
+        """The share of a step, made for it, that clipping, optimizer and averaging take."""
         trainer = self.trainer
         update, clip, spent = trainer._update, torch.nn.utils.clip_grad_norm_, 0.0
 
@@ -89,12 +98,38 @@ class Diffusers:
         self.batch = batch
         self.accelerator = Accelerator(mixed_precision=PRECISION, cpu=not ON_GPU)
         net = nets.theirs(name)
-        self.ema = EMAModel(net.parameters(), decay=0.9999, use_ema_warmup=True, model_config=net.config)
+        self.ema = EMAModel(
+            net.parameters(), decay=0.9999, use_ema_warmup=True, model_cls=type(net), model_config=net.config
+        )
         self.ema.to(nets.DEVICE)
         optimizer = torch.optim.AdamW(net.parameters(), lr=2e-4)
         self.scheduler = DDPMScheduler(1000)
         self.net, self.optimizer = self.accelerator.prepare(net, optimizer)
         self.net.train()
+        self.accelerator.register_save_state_pre_hook(self._write)
+        self.accelerator.register_load_state_pre_hook(self._read)
+
+    def save(self, folder: Path) -> None:
+        """As its example does: net and averages by save_pretrained, the rest by accelerate."""
+        self.accelerator.save_state(str(folder))
+
+    def load(self, folder: Path) -> None:
+        self.accelerator.load_state(str(folder))
+
+    def _write(self, models: list[Any], weights: list[Any], folder: str) -> None:
+        self.ema.save_pretrained(f"{folder}/unet_ema")
+        for model in models:
+            model.save_pretrained(f"{folder}/unet")
+            weights.pop()
+
+    def _read(self, models: list[Any], folder: str) -> None:
+        while models:
+            model = models.pop()
+            self.ema.load_state_dict(
+                type(self.ema).from_pretrained(f"{folder}/unet_ema", type(model)).state_dict()
+            )
+            self.ema.to(nets.DEVICE)
+            model.load_state_dict(type(model).from_pretrained(f"{folder}/unet").state_dict())
 
     def __call__(self) -> None:
         index = torch.randint(len(self.every), (self.batch,))
@@ -133,7 +168,7 @@ def _compare(section: Section, name: str, rounds: int) -> None:
     product = nets.Product(torch.bfloat16 if ON_GPU else torch.float32)
     cases["a matrix product"] = product
     times = in_turn(cases, rounds, warm=3 if ON_GPU else 1)
-    share = float(np.median([own.forward_and_backward() for _ in range(min(5, rounds))]))
+    share = float(np.median([own.share_of_update() for _ in range(min(5, rounds))]))
     _tell(section, name, batch, times, product.flops, share)
 
 
