@@ -14,6 +14,7 @@ import argparse
 import os
 from pathlib import Path
 
+import batches
 import beside
 import checkpoints
 import feeding
@@ -26,7 +27,7 @@ from page import Page
 
 from ddpm.memory import keep_freed_memory
 
-FILES = (training, sampling, overhead, beside, feeding, checkpoints, peaks, peers)
+FILES = (training, sampling, overhead, beside, feeding, checkpoints, peaks, batches, peers)
 SUBJECTS = {name: subject for file in FILES for name, subject in file.SUBJECTS.items()}
 USUAL = [name for name in SUBJECTS if name not in peers.SUBJECTS]
 

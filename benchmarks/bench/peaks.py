@@ -13,12 +13,17 @@ from training import BATCH
 _PEAK = """
 import sys
 sys.path.insert(0, {here!r})
+import time
 import nets, sampling, torch, training
+from rounds import wait
 from ddpm.memory import keep_freed_memory
 keep_freed_memory()
 one = {made}
 for _ in range(2):
+    start = time.perf_counter()
     one()
+    wait()
+print(time.perf_counter() - start)
 if torch.cuda.is_available():
     print(torch.cuda.max_memory_allocated() // 1024)
 else:  # getrusage's figure would be the parent's, where that was larger
@@ -35,7 +40,7 @@ def memory(rounds: int, quick: bool) -> Section:
     if nets.DEVICE.type == "cpu" and not Path("/proc/self/status").exists():
         section.say("Not measured: this system does not tell a process's peak.")
         return section
-    rows: list[tuple[object, ...]] = [("import", "", _told(_peak("int")), "", "")]
+    rows: list[tuple[object, ...]] = [("import", "", told(peak("int")[0]), "", "")]
     for name, key in ((nets.SMALL, "SMALL"),) if quick else ((nets.PAPER, "PAPER"), (nets.SMALL, "SMALL")):
         batch = BATCH[name]
         rows.append(_row(f"training, {name}", batch, f"training.{{}}(nets.{key}, {batch})", ("Ours", "Diffusers")))
@@ -47,21 +52,22 @@ def memory(rounds: int, quick: bool) -> Section:
 
 
 def _row(what: str, batch: int, made: str, kinds: tuple[str, str]) -> tuple[object, ...]:
-    ours, theirs = (_peak(made.format(kind)) for kind in kinds)
-    return what, batch, _told(ours), _told(theirs), f"{ours / theirs:.2f}"
+    ours, theirs = (peak(made.format(kind))[0] for kind in kinds)
+    return what, batch, told(ours), told(theirs), f"{ours / theirs:.2f}"
 
 
-def _peak(made: str) -> float:
-    """GiB."""
+def peak(made: str) -> tuple[float, float]:
+    """GiB of a process that makes a thing and calls it twice; seconds of the second time."""
     code = _PEAK.format(here=str(Path(__file__).parent), made=made)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{made}: {done.stderr.strip().splitlines()[-1]}")
-    return int(done.stdout.split()[-1]) / 2**20
+    seconds, most = done.stdout.split()[-2:]
+    return int(most) / 2**20, float(seconds)
 
 
-def _told(peak: float) -> str:
-    return f"{peak:.2f} GiB"
+def told(gib: float) -> str:
+    return f"{gib:.2f} GiB"
 
 
 SUBJECTS = {"memory": memory}

@@ -59,6 +59,18 @@ def count(config: Config, classes: int) -> Load:
     return Load(sum(p.numel() for p in net.parameters()), two - one, flops)
 
 
+def inputs(config: Config, classes: int, pictures: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """x[B,C,H,W], timestep[B] and what else the net of a config takes, on the meta device."""
+    with torch.device("meta"):
+        x, t = torch.empty(pictures, config.data.channels, *config.data.size), torch.empty(pictures)
+        cond = {}
+        if classes and config.train.task != "classifier":
+            cond["label"] = torch.empty(pictures, dtype=torch.int64)
+        if config.train.task == "upsampler":
+            cond["low"] = torch.empty(pictures, config.data.channels, *config.data.small)
+    return x, t, cond
+
+
 def _kept(net: UNet | Encoder, config: Config, classes: int, pictures: int) -> tuple[int, int]:
     """Bytes of the tensors that a forward pass keeps besides the weights, and its operations."""
     weights = {p.untyped_storage()._cdata for p in net.parameters()}
@@ -70,13 +82,7 @@ def _kept(net: UNet | Encoder, config: Config, classes: int, pictures: int) -> t
             kept[storage] = tensor
         return tensor
 
-    x = torch.empty(pictures, config.data.channels, *config.data.size, device="meta")
-    t = torch.empty(pictures, device="meta")
-    cond = {}
-    if classes and isinstance(net, UNet):
-        cond["label"] = torch.empty(pictures, dtype=torch.int64, device="meta")
-    if config.train.task == "upsampler":
-        cond["low"] = torch.empty(pictures, config.data.channels, *config.data.small, device="meta")
+    x, t, cond = inputs(config, classes, pictures)
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), counter:
         net(x, t, **cond)
