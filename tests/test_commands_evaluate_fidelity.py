@@ -166,7 +166,14 @@ def test_other_references_and_metrics_draw_nothing(evaluate, tmp_path):
 
 @pytest.mark.parametrize(
     "option",
-    [("--seed", 1), ("--sampler", "ddpm"), ("--grid", "edm"), ("--steps", 4), ("--variance", "small")],
+    [
+        ("--seed", 1),
+        ("--sampler", "ddpm"),
+        ("--grid", "edm"),
+        ("--steps", 4),
+        ("--variance", "small"),
+        ("--engine", "onnx"),
+    ],
 )
 def test_what_decides_the_pictures_has_a_folder_of_its_own(evaluate, option):
     tiny.run("run", NONE)
@@ -466,6 +473,7 @@ OF = ["--reference", "photos", "--features", "random"]
         (["photos", "--metrics", "fid", "--sampler", "ddim"], "--sampler ddim: is for a MODEL, and photos is"),
         (["photos", "--metrics", "fid", "--corrector-snr", 1], "--corrector-snr 1.0: is for a MODEL"),
         (["photos", "--metrics", "fid", "--cfg-scale", 2], "--cfg-scale 2.0: is for a MODEL"),
+        (["photos", "--metrics", "fid", "--engine", "onnx"], "--engine onnx: is for a MODEL"),
         (["photos", "--metrics", "fid", "-n", 31], "-n 31: photos has 30 pictures; leave it out"),
         (["photos", "--metrics", "fid", "-n", "x"], "-n x: takes a number of pictures from 1, or all"),
         (["photos", "--metrics", "fid", "--size", "3x"], "--size 3x: takes a height and a width"),
@@ -509,6 +517,7 @@ def classifier(name):
         ("--churn-range", "1.0", "2.0"),
         ("--cfg-scale", "2.0"),
         ("--classifier", "c"),
+        ("--engine", "compile"),
     ],
 )
 def test_options_of_drawing_are_not_of_bounds(call, option):

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from ddpm.commands.guiding import GuideOptions
-from ddpm.commands.method import METHOD, OwnOptions, SamplerName, check_seed
+from ddpm.commands.method import METHOD, Engine, OwnOptions, SamplerName, check_seed
 from ddpm.commands.options import parse_size, progress, read, stages, unset
 from ddpm.commands.processes import console_of, noting, together
 from ddpm.errors import UserError
@@ -112,6 +112,8 @@ class Options:
     """Seed of the noise, and of the levels drawn; picture k of a seed is always the same."""
     batch: Annotated[int | None, unset("B", "64 of 32 x 32 on a CPU, 256 on a GPU; fewer of many steps")] = None
     """Pictures computed at once, and kept together: a stop loses what is begun of them."""
+    engine: Engine = "torch"
+    """For fid ... recall of a MODEL, what computes the net, as in ddpm sample."""
     variance: Annotated[str | None, unset("{small,large,learned,learned_range}", "the model's own")] = None
     """Variance of a reverse step; the learned ones only if the net was trained so."""
     weights: Literal["ema", "model"] = "ema"
@@ -290,6 +292,7 @@ def check_kind(options: Options, metrics: Sequence[str]) -> Literal["pictures", 
         return "pictures"
     guide = options.guide
     asked: dict[str, Any] = {"features": options.features, "sampler": options.sampler, "size": options.size}
+    asked["engine"] = None if options.engine == "torch" else options.engine
     asked |= options.own.asked() | {"classifier": guide.classifier, "classifier-scale": guide.classifier_scale}
     asked |= {"cfg-scale": None if guide.cfg_scale == 1.0 else guide.cfg_scale, "cfg-interval": guide.cfg_interval}
     for name, value in asked.items():

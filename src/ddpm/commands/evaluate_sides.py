@@ -169,8 +169,9 @@ def drawn(model: Pipeline, options: Options, note: Callable[[str], None]) -> Sub
         raise UserError(f"--size {options.size}: is for folders; {model.name} draws the size it was trained on")
     if options.n == "all":
         raise UserError(f"-n all: {model.name} draws as many as it is told; give a number, as 10000")
-    model.denoiser = with_variance(model, options.variance)
+    model.denoiser, model.tell = with_variance(model, options.variance), note
     native, denoiser = model.denoiser.native, model.denoiser
+    model.run_on(options.engine)
     guide = guide_of(options.guide, model.device)
     guided = guide.guidance(model.name, model.description, model.size, native.T) is not None
     asked = {"sampler": options.sampler, "steps": options.steps, "grid": options.grid}
@@ -208,7 +209,8 @@ def drawn(model: Pipeline, options: Options, note: Callable[[str], None]) -> Sub
     usual = max(1, kept_batch(model.device, model.size, cost) // (2 if guided else 1))
     batch = AtOnce(options.batch or usual, note)
     sampled = {"sampler": how["sampler"], "grid": "uniform", **how}
-    decided = {"variance": denoiser.variance, "clip": denoiser.clip, "seed": options.seed}
+    decided: dict[str, Any] = {"variance": denoiser.variance, "clip": denoiser.clip, "seed": options.seed}
+    decided |= {} if options.engine == "torch" else {"engine": options.engine}  # a grey level apart
     run = model.grids
     return Subject(
         name=model.name,
@@ -289,6 +291,7 @@ def _check_given(options: Options) -> None:
     """UserError for options of drawing, where nothing is drawn."""
     asked = {"sampler": options.sampler, "steps": options.steps, "grid": options.grid, **options.own.asked()}
     asked |= {"variance": options.variance, "classifier": options.guide.classifier}
+    asked["engine"] = None if options.engine == "torch" else options.engine
     asked["cfg-scale"] = None if options.guide.cfg_scale == 1.0 else options.guide.cfg_scale
     for name, value in asked.items():
         if value is not None:

@@ -10,6 +10,7 @@ import tyro
 from ddpm.commands.options import unset
 from ddpm.errors import UserError
 
+Engine = Literal["torch", "compile", "onnx"]
 SamplerName = Literal["ddpm", "ddim", "dpm++", "dpm++sde", "heun", "pc"]
 _NAMES = "{ddpm,ddim,dpm++,dpm++sde,heun,pc}"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ddpm.commands.guiding import GuideOptions, guide_of
-from ddpm.commands.method import METHOD, MethodOptions, SamplerName, check_seed
+from ddpm.commands.method import METHOD, Engine, MethodOptions, SamplerName, check_seed
 from ddpm.commands.options import parse_size, read, stages, unset
 from ddpm.commands.processes import console_of, noting, together
 from ddpm.errors import UserError
@@ -58,7 +58,7 @@ class Options:
     batch: Annotated[str | None, unset("B|auto", "64 of 32 x 32 on a CPU, 256 on a GPU")] = None
     """Pictures computed at once, by each process; auto: the largest power of two that should fit into the free
     memory. Half of them whenever memory runs out; the pictures are the same."""
-    engine: Literal["torch", "compile", "onnx"] = "torch"
+    engine: Engine = "torch"
     """What computes the net: torch as it is; a program compiled for this machine, kept in the cache and told when
     it pays off; or ONNX Runtime (pip install 'ddpm[onnx]')."""
     weights: Literal["ema", "model"] = "ema"
