@@ -327,18 +327,28 @@ def run(*arguments, **how):
     return subprocess.run([sys.executable, "-m", "ddpm", *arguments], stderr=subprocess.PIPE, **how)
 
 
+BUFFERED = [{}, {"PYTHONUNBUFFERED": "1"}]
+"""Python's ways to print: what it could not print at once it tries again when it ends, unless told otherwise."""
+
+
+def printing(how):
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | how
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_an_output_that_is_full(workplace):
+@pytest.mark.parametrize("how", BUFFERED)
+def test_an_output_that_is_full(workplace, how):
     with Path("/dev/full").open("wb") as full:
-        done = run("--help", stdout=full)
+        done = run("--help", stdout=full, env=printing(how))
     assert (done.returncode, done.stderr) == (2, b"ddpm: --help: No space left on device\n")
 
 
-def test_a_reader_that_leaves_in_the_middle_hears_nothing(workplace):
+@pytest.mark.parametrize("how", BUFFERED)
+def test_a_reader_that_leaves_in_the_middle_hears_nothing(workplace, how):
     ours, theirs = os.pipe()
     os.close(ours)
     try:
-        done = run("--help", stdout=theirs)
+        done = run("--help", stdout=theirs, env=printing(how))
     finally:
         os.close(theirs)
     assert (done.returncode, done.stderr) == (1, b"")

@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signals.enough()
             if debug:
                 _show(error)
-            if isinstance(error, BrokenPipeError) and program:
-                _to_nobody()
+            if program:
+                _let_go()
             if not signals.number:
                 return _told(error, given[0] if given else "help")
         # Whatever was raised after a signal comes of it, as an import that was cut off.
@@ -179,12 +179,15 @@ def _show(error: BaseException) -> None:
         traceback.print_exception(error)
 
 
-def _to_nobody() -> None:
-    """What is still to be printed to a reader who left goes nowhere, without a word of the interpreter's."""
-    with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+def _let_go() -> None:
+    """What a reader who left or a full disk does not take goes nowhere, or the interpreter would try it again."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
 
 if __name__ == "__main__":
