@@ -299,7 +299,7 @@ def test_defaults_progress_and_colour(plain):
     assert made.record["sampler"] == "ddim" and made.record["steps"] == 40
     assert (made.record["jump"], made.record["resample"], made.record["painted"]) == (5, 5, 0.5)
     assert made.label is None and len(made.images()) == 2 and made.pixels.shape == (2, 3, 8, 8)
-    expected = np.asarray(image.resize((8, 8), Image.Resampling.HAMMING, box=(4, 0, 20, 16))).transpose(2, 0, 1)
+    expected = np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC, box=(4, 0, 20, 16))).transpose(2, 0, 1)
     assert np.array_equal(made.source, expected) and (made.pixels[..., 4:] == expected[..., 4:]).all()
     assert made.mask[:, :4].all() and not made.mask[:, 4:].any()
 

@@ -276,14 +276,19 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """The log's lines; one that was cut off by a kill is left out."""
+        return list(self.each_record())
+
+    def each_record(self) -> Iterator[dict[str, Any]]:
+        """The same one by one, so that a long run's log does not fill memory."""
         path = self.folder / "log.jsonl"
-        records: list[dict[str, Any]] = []
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        for line in text.splitlines():
-            with suppress(ValueError):
-                record = json.loads(line)
-                records += [record] if isinstance(record, dict) else []
-        return records
+        if not path.is_file():
+            return
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                with suppress(ValueError):
+                    record = json.loads(line)
+                    if isinstance(record, dict):
+                        yield record
 
     def rewind(self, step: int) -> None:
         """Takes back all that came after a step that training goes on from, and what killed saves left."""
@@ -293,7 +298,7 @@ class Run:
         for folder in self._folders():  # a damaged one would otherwise count as one of the newest
             if int(folder.name) > step:
                 remove_folder(folder)
-        kept = [json.dumps(r) + "\n" for r in self.records() if r.get("step", 0) <= step]
+        kept = [json.dumps(r) + "\n" for r in self.each_record() if r.get("step", 0) <= step]
         write_bytes(self.folder / "log.jsonl", "".join(kept).encode())
         for picture in (self.folder / "samples").glob("*.png"):
             if picture.stem.isdigit() and int(picture.stem) > step:

@@ -113,7 +113,7 @@ def _fit(
             one = replace(description, step=step)
             saving.start(one, tensors, state, keep=train.keep, best=kept, every=train.keep_every)
 
-    if checkpoint is not None or crew.told(lambda: bool(run.records())):
+    if checkpoint is not None or crew.told(lambda: next(run.each_record(), None) is not None):
         start, before = go_from(checkpoint)
     else:
         start, before = 0, 0.0
@@ -239,7 +239,7 @@ def _rate(run: Run, step: int) -> float | None:
 
     It stands in the log, as the checkpoint of that step is older.
     """
-    rates = [float(one["rate"]) for one in run.records() if "went_back_from" in one and one["step"] == step]
+    rates = [float(one["rate"]) for one in run.each_record() if "went_back_from" in one and one["step"] == step]
     return rates[-1] if rates else None
 
 

@@ -40,7 +40,7 @@ from ddpm.data.source import Source
 from ddpm.data.stream import Streamed
 from ddpm.errors import UserError
 
-_FORMAT = 3  # goes up whenever the same file would decode to other pixels
+_FORMAT = 4  # goes up whenever the same file would decode to other pixels
 _SHARE = 0.5  # of the free space, that decoded pictures may take unasked
 _LOOKED_AT = 256
 _PER_TASK = 16

@@ -17,10 +17,9 @@ through bit by bit. The rules, in full:
 - Transparency: with 1 or 3 channels the picture is put on the background (white unless told otherwise). With 4 it
   is kept; pictures without any are opaque. Resizing weighs colours by alpha, so that none bleeds from where
   nothing is seen; pixels that are wholly transparent after it take the background's colour.
-- Filter: Hamming where a picture shrinks, Lanczos where it grows. A JPEG that shrinks four times or more is first
-  scaled by its decoder, to twice the size or more. On photographs that is nearer to a Lanczos filter of all pixels
-  than a bilinear one of all pixels is, without the halos of a filter that is negative in places, and faster than
-  either (`benchmarks/data.py --fidelity`).
+- Filter: bicubic where a picture shrinks, Lanczos where it grows. A JPEG that shrinks twice or more is first scaled
+  by its decoder to 1/2, 1/4 or 1/8, as far as it stays no smaller than wanted. On photographs that is nearer to a
+  Lanczos filter of all pixels than a bilinear one of all pixels is, and faster (`benchmarks/data.py --fidelity`).
 - Shape: "centre" scales as little as covers the size and cuts to it from the centre; "pad" scales to fit inside
   and fills up with the background on both sides alike (with 4 channels transparent); "none" stretches; "random"
   gives the whole picture, some of which is larger than the size, to be cut at random later: see `window_shape`.
@@ -324,7 +323,7 @@ def fault(error: Exception, name: str) -> str:
 
 
 def _draft(image: Image.Image, seen: tuple[int, int], to: Fit) -> None:
-    """Has libjpeg decode at 1/2, 1/4 or 1/8; twice the size wanted is left for the resize to filter."""
+    """Has libjpeg decode at 1/2, 1/4 or 1/8, to no less than the size wanted; the resize does the rest."""
     height, width = seen
     h, w = window_shape(seen, to.size) if to.crop == "random" else to.size
     high, wide = h / height, w / width
@@ -332,7 +331,8 @@ def _draft(image: Image.Image, seen: tuple[int, int], to: Fit) -> None:
         high = wide = max(high, wide)
     elif to.crop == "pad":
         high = wide = min(high, wide)
-    least = math.ceil(2 * wide * width), math.ceil(2 * high * height)
+    # Rounded first: 32/100 of 100 pixels is 32 and a rounding error, which must not ask for 33.
+    least = math.ceil(round(wide * width, 6)), math.ceil(round(high * height, 6))
     image.draft("L" if to.channels == 1 else "RGB", least[::-1] if orientation(image) >= 5 else least)
 
 
@@ -350,7 +350,7 @@ def _resized(
     weighted = image.convert("RGBa") if clear else image
     wide, high = image.size if box is None else (box[2] - box[0], box[3] - box[1])
     shrinks = w <= wide and h <= high
-    filter_ = Image.Resampling.HAMMING if shrinks else Image.Resampling.LANCZOS
+    filter_ = Image.Resampling.BICUBIC if shrinks else Image.Resampling.LANCZOS
     # A far larger picture is first averaged down to three times the size (box), then filtered.
     small = weighted.resize((w, h), filter_, box=box, reducing_gap=3.0)
     if not clear:

@@ -57,7 +57,8 @@ class Line:
 class Panel:
     """Lines in one frame, coloured by their place, so alike in every panel; texts may hold $mathtext$.
 
-    log: the axes that are logarithmic, "x", "y" or "xy"; what is not positive has no place on them.
+    log: the axes that are logarithmic, "x", "y" or "xy"; what is not positive has no place on them. from_zero: y
+    begins at 0, so that a line that hardly changes looks like one.
     """
 
     title: str
@@ -65,10 +66,13 @@ class Panel:
     x_label: str = ""
     y_label: str = ""
     log: str = ""
+    from_zero: bool = False
 
 
-def curves(rows: Sequence[Sequence[Panel]], titles: Sequence[str] = (), about: str = "") -> Figure:
-    """Panels in rows, each row under a title if there are titles; the panels of a row share their x.
+def curves(
+    rows: Sequence[Sequence[Panel]], titles: Sequence[str] = (), about: str = "", shared: bool = True
+) -> Figure:
+    """Panels in rows, each row under a title if there are titles; the panels of a row share their x if `shared`.
 
     about: what is drawn, in small letters under the first title, broken into lines. Lines of a panel are named at
     their right end, in the last panel of a row, in place of a legend.
@@ -89,7 +93,6 @@ def curves(rows: Sequence[Sequence[Panel]], titles: Sequence[str] = (), about: s
         figure.text(*place, text, size=_SMALL, color=MUTED, va="top", linespacing=1.2)
     for r, row in enumerate(rows):
         bottom = height - under - (r + 1) * (above + _PANEL_HEIGHT + below) + below
-        ends = [end for panel in row for line in panel.lines for end in (line.x.min(), line.x.max())] or [0.0, 1.0]
         if titles:
             place = (left / width, (bottom + _PANEL_HEIGHT + above + (0.0 if r else under) - 0.06) / height)
             figure.text(*place, titles[r], size=_TEXT + 1, color=INK, weight="bold", va="top")
@@ -98,13 +101,18 @@ def curves(rows: Sequence[Sequence[Panel]], titles: Sequence[str] = (), about: s
             box = (x / width, bottom / height, _PANEL_WIDTH / width, _PANEL_HEIGHT / height)
             axes = figure.add_axes(box)
             _draw(axes, panel)
-            low, high = min(ends), max(ends)
+            ends = [end for one in (row if shared else [panel]) for line in one.lines for end in _span(line)]
+            low, high = min(ends, default=0.0), max(ends, default=1.0)
             if low < high:  # one point alone stands in the middle
                 from_zero = 0.0 < low < 0.01 * high and "x" not in panel.log
                 axes.set_xlim(0.0 if from_zero else low, high)  # 0 is worth its number
             if c == len(row) - 1:
                 _name(axes, panel.lines)
     return figure
+
+
+def _span(line: Line) -> tuple[float, float]:
+    return float(line.x.min()), float(line.x.max())
 
 
 def _broken(text: str, width: float) -> list[str]:
@@ -148,6 +156,8 @@ def _draw(axes: Any, panel: Panel) -> None:
     if "x" not in panel.log and all(np.array_equal(line.x, np.rint(line.x)) for line in panel.lines):
         axes.xaxis.get_major_locator().set_params(integer=True)  # steps and levels have no halves
     axes.margins(x=0.0, y=0.04)
+    if panel.from_zero:
+        axes.set_ylim(0.0, 1.2 * max((float(line.y.max()) for line in panel.lines), default=1.0))
     axes.grid(True, color=RULE, linewidth=0.4)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
