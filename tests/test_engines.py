@@ -65,11 +65,13 @@ def test_onnx_gives_what_torch_gives(kind):
 
 
 @pytest.mark.slow
-def test_compiled_it_gives_what_torch_gives(workplace):
-    plain, cond = NETS["classes"]
+def test_compiled_it_gives_what_torch_gives(workplace, monkeypatch):
+    """Wide enough for Winograd's algorithm, two pictures at once and the third by itself."""
+    plain, cond = net(channels=96, multipliers=(1,), attention=(), classes=3), NETS["classes"][1]
+    monkeypatch.setattr(engines, "_PIXELS_AT_ONCE", 2 * 16 * 16)
     for came in ("made", "taken from the cache"):
         said = []
-        made, (x, t) = Programmed(plain, "compile", said.append), given()
+        made, (x, t) = Programmed(plain, "compile", said.append), given(size=16)
         with torch.no_grad():
             torch.testing.assert_close(made(x, t, **cond), plain(x, t, **cond), rtol=1e-4, atol=1e-4)
             few = {name: value[1:] for name, value in cond.items()}
@@ -140,6 +142,43 @@ def test_what_is_missing_is_one_line(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"--engine onnx: needs onnxruntime, .* pip install 'ddpm\[onnx\]'"):
         check_engine("onnx")
+
+
+@pytest.mark.parametrize(
+    ("engine", "size", "counts", "programs", "runs"),
+    [
+        ("compile", 8, [5, 3, 1], [3], 2 + 1 + 1),  # five are three and two, filled up
+        ("compile", 8, [2, 8], [2, 4], 1 + 2),
+        ("compile", 32, [2], [1], 2),  # larger than what is computed at once
+        ("onnx", 8, [5, 3], [5], 1 + 1),
+    ],
+)
+def test_many_pictures_are_computed_a_few_at_a_time(monkeypatch, engine, size, counts, programs, runs):
+    made, ran = [], []
+
+    def maker(of, given):
+        made.append(len(given[0]))
+
+        def program(*given):
+            assert len(given[0]) == made[-1]
+            ran.append(len(given[0]))
+            return of(*given)
+
+        return program, False
+
+    monkeypatch.setitem(engines._MAKERS, engine, maker)
+    monkeypatch.setattr(engines, "_seconds", lambda do, x: 1.0)
+    monkeypatch.setattr(engines, "_PIXELS_AT_ONCE", 4 * 8 * 8)
+    plain, runs_to_check = net(), 0
+    programmed = Programmed(plain, engine, lambda text: None)
+    for count in counts:
+        before = len(made)
+        x, t = torch.randn(count, 3, size, size), torch.linspace(0.0, 999.0, count)
+        with torch.no_grad():
+            torch.testing.assert_close(programmed(x, t), plain(x, t), rtol=1e-4, atol=1e-5)
+        if len(made) > before:  # run once more, to be compared
+            runs_to_check += -(-count // made[-1])
+    assert made == programs and len(ran) == runs + runs_to_check
 
 
 @pytest.mark.slow

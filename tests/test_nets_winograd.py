@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ddpm.nets.blocks import ResBlock, Upsample, allow_winograd
-from ddpm.nets.winograd import convolved, worth
+from ddpm.nets.blocks import ResBlock, Upsample, allow_winograd, freeze_winograd
+from ddpm.nets.winograd import Frozen, convolved, worth
 
 
 def layer(inputs, outputs, dtype=torch.float64, **options):
@@ -92,3 +92,37 @@ def test_a_part_of_the_net_takes_it_when_it_is_allowed(kind, monkeypatch):
     assert sum("conv2d" in str(node.target) for node in graph.nodes) == len(
         [one for one in fast.modules() if isinstance(one, nn.Conv2d)]
     )
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+def test_frozen_it_is_the_convolution(layout, bias):
+    one = layer(96, 97, bias=bias)
+    x = torch.randn(2, 96, 16, 24, dtype=torch.float64).contiguous(memory_format=layout)
+    with torch.no_grad():
+        torch.testing.assert_close(Frozen(one)(x), one(x), rtol=0.0, atol=1e-11)
+        for other, small in ((layer(3, 96), x[:, :3]), (one, x[:, :, :14]), (one, x[..., :8])):
+            assert torch.equal(Frozen(other)(small), other(small))  # not suited: the layer itself
+
+
+def test_frozen_it_can_be_exported():
+    x, one = torch.randn(1, 96, 16, 16), layer(96, 96, torch.float32).requires_grad_(False)
+    program = torch.export.export(Frozen(one), (x,)).module()
+    torch.testing.assert_close(program(x), one(x), rtol=0.0, atol=1e-4)
+    kinds = {str(node.target) for node in program.graph.nodes}
+    assert "aten.bmm.default" in kinds and "aten.conv2d.default" not in kinds
+
+
+@pytest.mark.parametrize("kind", [ResBlock, Upsample])
+def test_a_net_that_is_frozen_computes_the_same(kind):
+    part = (ResBlock(96, 96, 8, 8, 0.0) if kind is ResBlock else Upsample(96)).double().eval()
+    for value in part.parameters():
+        nn.init.normal_(value, std=0.1)
+    allow_winograd(part)
+    frozen = copy.deepcopy(part)
+    freeze_winograd(frozen)
+    given = [torch.randn(1, 96, 16, 16, dtype=torch.float64)]
+    given += [torch.randn(1, 8, dtype=torch.float64)] if kind is ResBlock else []
+    assert sum(isinstance(one, Frozen) for one in frozen.modules()) == (2 if kind is ResBlock else 1)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(*given), part(*given), rtol=0.0, atol=1e-9)

@@ -1,14 +1,14 @@
 """What computes the net while pictures are drawn: torch as it is, a compiled program, or ONNX Runtime.
 
     torch     operation by operation
-    compile   a program for this machine's processor, with the weights frozen into it (torch.export and inductor);
-              on a GPU torch.compile with CUDA graphs
+    compile   a program for this machine's processor, with the weights frozen into it (torch.export and inductor),
+              wide convolutions by Winograd's algorithm; on a GPU torch.compile with CUDA graphs
     onnx      the exported graph in ONNX Runtime (the extra `onnx`)
 
 A program is made for a number of pictures of one size. Fewer are filled up, so that the last batch of a walk makes
-no new one. Programs are kept under the cache's folder by what they are of: weights, shapes, versions, processor.
-They give what torch gives within 1e-4, which is checked. Where gradients of the net are wanted, as by a
-likelihood, torch computes it as it is.
+no new one; more are computed a few at a time, where that is faster. Programs are kept under the cache's folder by
+what they are of: weights, shapes, versions, processor. They give what torch gives within 1e-4, which is checked.
+Where gradients of the net are wanted, as by a likelihood, torch computes it as it is.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -31,11 +33,15 @@ from torch import Tensor, nn
 
 from ddpm.data.cache import default_cache
 from ddpm.errors import UserError
+from ddpm.nets.blocks import freeze_winograd
 
 ENGINES = ("torch", "compile", "onnx")
 Program = Callable[..., Tensor]
 Tell = Callable[[str], object]
 _TIMED = 2  # evaluations of each that are timed
+# What a compiled program computes at once on a CPU: more, and what lies between two of its loops leaves the cache.
+_PIXELS_AT_ONCE = 4 * 32 * 32
+_KIND = 2  # goes up whenever the same net would be made into another program
 
 
 def check_engine(name: str) -> None:
@@ -71,22 +77,31 @@ class Programmed(nn.Module):
             plain: Tensor = self.net(x, timestep, **cond)
             return plain
         given = (x.contiguous(), timestep, *cond.values())
-        kind = (tuple(x.shape[1:]), x.dtype, tuple(cond))
+        kind, size = (tuple(x.shape[1:]), x.dtype, tuple(cond)), self._at_once(x)
         batch, program = self._programs.get(kind, (0, None))
-        if program is None or len(x) > batch:
-            batch, program = len(x), self._made(given, tuple(cond))
+        if program is None or size > batch:
+            batch, program = size, self._made(given, size, tuple(cond))
             self._programs[kind] = (batch, program)
-        return program(*(_filled(one, batch) for one in given))[: len(x)]
+        return _in_parts(program, batch, given)
 
-    def _made(self, given: Sequence[Tensor], names: Sequence[str]) -> Program:
-        """The program for these shapes, from the cache if it is there; tells what came of it."""
+    def _at_once(self, x: Tensor) -> int:
+        """Pictures of a program for x: all, or of parts that are as even as can be."""
+        most = len(x)
+        if self.engine == "compile" and x.device.type == "cpu":
+            most = max(1, _PIXELS_AT_ONCE // math.prod(x.shape[2:]))
+        return math.ceil(len(x) / math.ceil(len(x) / most))
+
+    def _made(self, given: Sequence[Tensor], size: int, names: Sequence[str]) -> Program:
+        """The program for `size` of these pictures, from the cache if it is there; tells what came of it."""
         net = _Positional(self.net, names).eval()
         start = time.perf_counter()
-        program, kept = _MAKERS[self.engine](net, given)
-        out = program(*given)
+        program, kept = _MAKERS[self.engine](net, [one[:size].contiguous() for one in given])
+        all_of = partial(_in_parts, program, size)
+        out = all_of(given)
         built = time.perf_counter() - start
         plain = net(*given)
-        self.tell(_told(self.engine, kept, built, _seconds(program, given), _seconds(net, given), len(given[0])))
+        own, other = _seconds(lambda: all_of(given), given[0]), _seconds(lambda: net(*given), given[0])
+        self.tell(_told(self.engine, kept, built, own, other, len(given[0])))
         if not torch.allclose(out, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max())):
             off = float((out - plain).abs().max())
             raise UserError(
@@ -94,6 +109,12 @@ class Programmed(nn.Module):
                 f"{float(plain.abs().max()):.2g}; take --engine torch, and report it"
             )
         return program
+
+
+def _in_parts(program: Program, batch: int, given: Sequence[Tensor]) -> Tensor:
+    """What a program for `batch` pictures gives for any number."""
+    parts = ([one[k : k + batch] for one in given] for k in range(0, len(given[0]), batch))
+    return torch.cat([program(*(_filled(one, batch) for one in part))[: len(part[0])] for part in parts])
 
 
 @final
@@ -114,14 +135,14 @@ def _filled(one: Tensor, batch: int) -> Tensor:
     return one if len(one) == batch else torch.cat([one, one[-1:].expand(batch - len(one), *one.shape[1:])])
 
 
-def _seconds(program: Program, given: Sequence[Tensor]) -> float:
+def _seconds(do: Callable[[], Tensor], x: Tensor) -> float:
     taken = []
     for _ in range(_TIMED):
-        _wait(given[0])
+        _wait(x)
         start = time.perf_counter()
         with torch.no_grad():
-            program(*given)
-        _wait(given[0])
+            do()
+        _wait(x)
         taken.append(time.perf_counter() - start)
     return min(taken)
 
@@ -149,6 +170,8 @@ def _compiled(net: _Positional, given: Sequence[Tensor]) -> tuple[Program, bool]
 
     def write(path: Path) -> None:
         frozen = copy.deepcopy(net).requires_grad_(False)
+        if given[0].dtype == torch.float32:
+            freeze_winograd(frozen)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(frozen, tuple(given), strict=False)
@@ -240,7 +263,7 @@ def _key(engine: str, net: _Positional, given: Sequence[Tensor]) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     about = {
-        "engine": engine,
+        "engine": [engine, _KIND],
         "net": repr(net.net),  # its layers, whose numbers the weights do not tell
         "given": [(list(one.shape), str(one.dtype)) for one in given],
         "names": list(net.names),

@@ -17,9 +17,10 @@ through bit by bit. The rules, in full:
 - Transparency: with 1 or 3 channels the picture is put on the background (white unless told otherwise). With 4 it
   is kept; pictures without any are opaque. Resizing weighs colours by alpha, so that none bleeds from where
   nothing is seen; pixels that are wholly transparent after it take the background's colour.
-- Filter: bicubic where a picture shrinks, Lanczos where it grows. A JPEG that shrinks twice or more is first scaled
-  by its decoder to 1/2, 1/4 or 1/8, as far as it stays no smaller than wanted. On photographs that is nearer to a
-  Lanczos filter of all pixels than a bilinear one of all pixels is, and faster (`benchmarks/data.py --fidelity`).
+- Filter: bicubic where a picture shrinks, Lanczos where it grows. A JPEG that shrinks twice or more is first
+  scaled by its decoder to 1/2, 1/4 or 1/8, as far as it stays no smaller than wanted. On photographs that is
+  nearer to a Lanczos filter of all pixels than a bilinear one of all pixels is, and faster
+  (`benchmarks/data.py --fidelity`).
 - Shape: "centre" scales as little as covers the size and cuts to it from the centre; "pad" scales to fit inside
   and fills up with the background on both sides alike (with 4 channels transparent); "none" stretches; "random"
   gives the whole picture, some of which is larger than the size, to be cut at random later: see `window_shape`.

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddpm.nets.winograd import convolved, worth
+from ddpm.nets.winograd import Frozen, convolved, worth
 
 Style = Literal["ho", "openai"]
 Order = Literal["legacy", "split"]
@@ -83,9 +83,11 @@ def norm(channels: int, groups: int, style: Style) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6 if style == "ho" else 1e-5)
 
 
-def apply(layer: nn.Conv2d, x: Float[Tensor, "B C H W"], winograd: bool) -> Float[Tensor, "B K h w"]:
+def apply(layer: nn.Conv2d | Frozen, x: Float[Tensor, "B C H W"], winograd: bool) -> Float[Tensor, "B K h w"]:
     """layer(x), by Winograd's algorithm where that is allowed and faster."""
-    out: Tensor = convolved(x, layer) if winograd and worth(x, layer) else layer(x)
+    if winograd and isinstance(layer, nn.Conv2d) and worth(x, layer):
+        return convolved(x, layer)
+    out: Tensor = layer(x)
     return out
 
 
@@ -94,6 +96,16 @@ def allow_winograd(net: nn.Module) -> None:
     for part in net.modules():
         if isinstance(part, (ResBlock, Upsample)):
             part.winograd = True
+
+
+def freeze_winograd(net: nn.Module) -> None:
+    """The same for a net in float32 whose weights no longer change, to be compiled for a CPU."""
+    for part in net.modules():
+        if isinstance(part, (ResBlock, Upsample)):
+            part.winograd = False
+            for name, layer in list(part.named_children()):
+                if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+                    setattr(part, name, Frozen(layer))
 
 
 class ResBlock(nn.Module):
