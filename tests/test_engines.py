@@ -68,7 +68,7 @@ def test_onnx_gives_what_torch_gives(kind):
 def test_compiled_it_gives_what_torch_gives(workplace, monkeypatch):
     """Wide enough for Winograd's algorithm, two pictures at once and the third by itself."""
     plain, cond = net(channels=96, multipliers=(1,), attention=(), classes=3), NETS["classes"][1]
-    monkeypatch.setattr(engines, "_PIXELS_AT_ONCE", 2 * 16 * 16)
+    monkeypatch.setattr(engines, "_NUMBERS_AT_ONCE", 2 * 96 * 16 * 16)
     for came in ("made", "taken from the cache"):
         said = []
         made, (x, t) = Programmed(plain, "compile", said.append), given(size=16)
@@ -168,7 +168,7 @@ def test_many_pictures_are_computed_a_few_at_a_time(monkeypatch, engine, size, c
 
     monkeypatch.setitem(engines._MAKERS, engine, maker)
     monkeypatch.setattr(engines, "_seconds", lambda do, x: 1.0)
-    monkeypatch.setattr(engines, "_PIXELS_AT_ONCE", 4 * 8 * 8)
+    monkeypatch.setattr(engines, "_NUMBERS_AT_ONCE", 4 * 8 * 8 * 8)
     plain, runs_to_check = net(), 0
     programmed = Programmed(plain, engine, lambda text: None)
     for count in counts:

@@ -121,8 +121,7 @@ def test_a_net_that_is_frozen_computes_the_same(kind):
     allow_winograd(part)
     frozen = copy.deepcopy(part)
     freeze_winograd(frozen)
-    given = [torch.randn(1, 96, 16, 16, dtype=torch.float64)]
-    given += [torch.randn(1, 8, dtype=torch.float64)] if kind is ResBlock else []
+    given = [torch.randn(1, 96, 16, 16, dtype=torch.float64), torch.randn(1, 8, dtype=torch.float64)]
     assert sum(isinstance(one, Frozen) for one in frozen.modules()) == (2 if kind is ResBlock else 1)
     with torch.no_grad():
         torch.testing.assert_close(frozen(*given), part(*given), rtol=0.0, atol=1e-9)

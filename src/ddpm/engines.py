@@ -39,8 +39,9 @@ ENGINES = ("torch", "compile", "onnx")
 Program = Callable[..., Tensor]
 Tell = Callable[[str], object]
 _TIMED = 2  # evaluations of each that are timed
-# What a compiled program computes at once on a CPU: more, and what lies between two of its loops leaves the cache.
-_PIXELS_AT_ONCE = 4 * 32 * 32
+# What a compiled program computes at once on a CPU, counted behind the first convolution: of more, what lies between
+# two of its loops has left the cache.
+_NUMBERS_AT_ONCE = 1 << 19
 _KIND = 2  # goes up whenever the same net would be made into another program
 
 
@@ -88,7 +89,8 @@ class Programmed(nn.Module):
         """Pictures of a program for x: all, or of parts that are as even as can be."""
         most = len(x)
         if self.engine == "compile" and x.device.type == "cpu":
-            most = max(1, _PIXELS_AT_ONCE // math.prod(x.shape[2:]))
+            width = next((one.out_channels for one in self.net.modules() if isinstance(one, nn.Conv2d)), 1)
+            most = max(1, _NUMBERS_AT_ONCE // (width * math.prod(x.shape[2:])))
         return math.ceil(len(x) / math.ceil(len(x) / most))
 
     def _made(self, given: Sequence[Tensor], size: int, names: Sequence[str]) -> Program:
