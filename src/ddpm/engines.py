@@ -39,8 +39,8 @@ ENGINES = ("torch", "compile", "onnx")
 Program = Callable[..., Tensor]
 Tell = Callable[[str], object]
 _TIMED = 2  # evaluations of each that are timed
-# What a compiled program computes at once on a CPU, counted behind the first convolution: of more, what lies between
-# two of its loops has left the cache.
+# What a compiled program computes at once on a CPU, counted behind the first convolution: of more, what lies
+# between two of its loops has left the cache.
 _NUMBERS_AT_ONCE = 1 << 19
 _KIND = 2  # goes up whenever the same net would be made into another program
 
