@@ -68,14 +68,12 @@ def test_orientation_of_a_large_jpeg_decoded_small() -> None:
 @pytest.mark.parametrize(
     ("orientation", "stored", "decoded"),
     [
-        (1, (800, 1600), (200, 400)),  # twice the size wanted is enough
-        (1, (200, 800), (200, 800)),
-        (6, (200, 800), (50, 200)),  # seen 800 high and 200 wide, wanted a tenth of it
-        (
-            6,
-            (800, 200),
-            (800, 200),
-        ),  # seen 200 high and 800 wide, wanted 0.4 of it: a half would be too little
+        (1, (800, 1600), (100, 200)),  # wanted a tenth of it: the least that libjpeg makes, an eighth
+        (1, (200, 800), (100, 400)),  # wanted 0.4 of it
+        (1, (150, 800), (150, 800)),  # wanted 0.53 of it: a half would be too little
+        (1, (160, 800), (80, 400)),  # wanted exactly half of it
+        (6, (200, 800), (25, 100)),  # seen 800 high and 200 wide, wanted a tenth of it
+        (6, (800, 150), (800, 150)),  # seen 150 high and 800 wide: a half would be too little
     ],
 )
 def test_jpeg_is_decoded_no_larger_than_useful(
@@ -84,6 +82,14 @@ def test_jpeg_is_decoded_no_larger_than_useful(
     image = reopened(Image.new("RGB", stored[::-1]), "JPEG", exif=exif(orientation))
     decode.fit(image, Fit((80, 20), 3))
     assert image.size[::-1] == decoded
+
+
+def test_a_jpeg_of_exactly_twice_the_size_is_decoded_at_half() -> None:
+    """And so on: 7/10 of 10 pixels is 7 and a rounding error, which must not ask for 8."""
+    for stored, wanted in ((100, 50), (300, 150), (1000, 125), (700, 350)):
+        image = reopened(Image.new("RGB", (stored, stored)), "JPEG")
+        decode.fit(image, Fit((wanted, wanted), 3))
+        assert image.size == (wanted, wanted), stored
 
 
 def test_broken_exif_keeps_the_picture() -> None:

@@ -165,17 +165,17 @@ def jpeg(image: Image.Image, orientation: int = 1) -> Image.Image:
 @pytest.mark.parametrize(
     ("crop", "decoded"),
     [
-        ("centre", (200, 400)),  # covered by 80 x 160; at an eighth that would be 100 x 200
-        ("random", (200, 400)),  # 90 x 180
-        ("pad", (100, 200)),  # 10 x 20
-        ("none", (200, 400)),  # 80 x 20: the height needs it
+        ("centre", (200, 400)),  # covered by 120 x 240; at an eighth that would be 100 x 200
+        ("random", (200, 400)),  # 135 x 270
+        ("pad", (100, 200)),  # 15 x 30
+        ("none", (200, 400)),  # 120 x 30: the height needs it
     ],
 )
 @pytest.mark.parametrize("turned", [False, True])
 def test_jpeg_is_decoded_no_larger_than_useful(crop: Crop, decoded: tuple[int, int], turned: bool) -> None:
     stored = (1600, 800) if turned else (800, 1600)
     image = jpeg(Image.new("RGB", stored[::-1]), 6 if turned else 1)
-    decode.fit(image, Fit((80, 20), 3, crop))
+    decode.fit(image, Fit((120, 30), 3, crop))
     assert image.size[::-1] == (decoded[::-1] if turned else decoded)
 
 

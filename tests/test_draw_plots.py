@@ -149,6 +149,21 @@ def test_numbers_are_drawn_as_given_in_one_colour_a_line():
     assert (left.get_title("left"), left.get_xlabel(), left.get_ylabel()) == ("left", "t", "y")
 
 
+def test_panels_of_a_row_may_have_their_own_x():
+    short = Panel("a", [Line("", np.arange(4.0), np.arange(4.0))])
+    long = Panel("b", [Line("", np.arange(7.0), np.arange(7.0))])
+    figure = curves([[short, long]], shared=False)
+    assert [axes.get_xlim() for axes in figure.axes] == [(0.0, 3.0), (0.0, 6.0)]
+    check_layout(figure)
+
+
+def test_a_line_that_hardly_changes_looks_like_one_from_zero():
+    lines = [Line("", np.arange(3.0), np.array([100.0, 101.0, 100.5]))]
+    cut, whole = curves([[Panel("a", lines), Panel("b", lines, from_zero=True)]]).axes
+    assert cut.get_ylim()[0] > 99.0
+    assert whole.get_ylim()[0] == 0.0 and whole.get_ylim()[1] > 101.0
+
+
 @pytest.mark.parametrize("ends", [(1.0,), (0.0, 0.0, 0.0, 0.0), (1.0, 0.99, 0.5, 0.49, 0.0), tuple(range(9))])
 @pytest.mark.parametrize("titles", [(), ("First", "Second")])
 def test_lines_are_named_at_their_ends_without_covering(ends, titles):
