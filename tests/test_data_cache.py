@@ -11,10 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm.data import Order, Pictures, default_cache, load, open_source, to_uint8
-from ddpm.data.decode import Fit
+from ddpm.data import Order, Pictures, decode, default_cache, load, open_source, to_uint8
 from ddpm.data.pictures import Cached, Ragged
-from ddpm.data.source import Source
 from ddpm.errors import UserError
 
 
@@ -36,7 +34,7 @@ ORDER = [*range(0, 40, 2), *range(1, 40, 2)]
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Source, "fitted", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(decode, "fit", lambda *_: pytest.fail("decoded again"))
 
 
 def entries(cache: Path) -> list[Path]:
@@ -327,12 +325,12 @@ def test_random_windows_from_the_cache_again(mixed: Path, tmp_path: Path, monkey
 def test_an_error_that_passes_leaves_no_picture_out(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(self: Source, i: int, to: Fit) -> np.ndarray:
+    def fail(*_: object) -> np.ndarray:
         raise error
 
     source = open_source(folder)
     with monkeypatch.context() as broken:
-        broken.setattr(Source, "fitted", fail)
+        broken.setattr(decode, "fit", fail)
         with pytest.raises(UserError, match=r"\.png: cannot be read now \((Input|out of memory)"):
             load(source, (8, 8), 3, cache=tmp_path / "c")
     assert load(source, (8, 8), 3, cache=tmp_path / "c").skipped == ()

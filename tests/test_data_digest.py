@@ -132,16 +132,18 @@ def test_stamps_together(files: list[Path]) -> None:
     assert digest.together([a, b]) == both and digest.together([b, a]).state != both.state
 
 
+def test_what_was_changed_just_before_may_be_changed_again_in_the_same_tick() -> None:
+    stamp = digest.Stamp("", "", newest=1000.0)
+    assert not stamp.settled(1001.0) and stamp.settled(1010.0)
+
+
 def test_memo(tmp_path: Path) -> None:
     memo, hexes = tmp_path / "deep" / "memo", "0123456789abcdef" * 4
-    stamp = digest.Stamp("", "", newest=1000.0)
     assert digest.recall(memo) is None
-    digest.remember(memo, hexes, stamp, started=1001.0)
-    assert digest.recall(memo) is None  # changed a second before: it may be changed again in the same tick
-    digest.remember(memo, hexes, stamp, started=1010.0)
+    digest.remember(memo, hexes)
     assert digest.recall(memo) == hexes
     for damaged in ("", hexes, hexes[:-1] + "\n", hexes.upper() + "\n", hexes + "\n\n", "\xe4" * 64):
         memo.write_text(damaged, encoding="latin-1")
         assert digest.recall(memo) is None
     (tmp_path / "file").write_text("")
-    digest.remember(tmp_path / "file" / "memo", hexes, stamp, started=1010.0)  # costs time later, nothing else
+    digest.remember(tmp_path / "file" / "memo", hexes)  # costs time later, nothing else

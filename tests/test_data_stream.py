@@ -115,7 +115,7 @@ class Slow(Source):
     def describe(self, i: int) -> str:
         return f"number {i}"
 
-    def content(self, i: int) -> bytes:
+    def stored(self, i: int) -> bytes:
         raise AssertionError("a stream decodes, it does not copy")
 
     def place(self, i: int) -> Path | None:

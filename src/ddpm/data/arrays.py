@@ -76,7 +76,7 @@ class ArraySource(Source):
     def describe(self, i: int) -> str:
         return f"{self._shown}[{i}]"
 
-    def content(self, i: int) -> bytes:
+    def stored(self, i: int) -> bytes:
         pixels = self._all()[i]
         content: bytes = pixels.tobytes()
         return f"{pixels.shape}".encode() + content

@@ -3,7 +3,8 @@
     <cache>/pictures/<key>/pixels.u8     [N, C, H, W], or pictures [C, H_k, W_k] one after the other
     <cache>/pictures/<key>/shapes.i4     [N, 2], their heights and widths, where they differ (crop random)
     <cache>/pictures/<key>/index.json    counts, and which pictures were skipped and why
-    <cache>/digests/<stamp>              the content's hash, so that unchanged files are not read again
+    <cache>/digests/<stamp>              the content's hash, so that unchanged files are not read again; under
+                                         the stamp of names and sizes, which decides nothing, that of the last
 
 The key is a hash of the content and of all that decides the pixels, so an entry never goes stale. It is
 built in a folder of its own and renamed into place when whole; of two processes at it the first wins. A set
@@ -13,6 +14,7 @@ that would take too much of the disk is not kept but decoded as it is needed (`d
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -51,7 +53,8 @@ _PARTIAL = ".partial"
 Keep = Literal["auto", "always", "never"]
 Progress = Callable[[str, int, int], None]  # ("reading" or "decoding", done, total)
 Skipped = tuple[int, str, str]  # number in the source, name, reason
-_Task = tuple[list[npt.NDArray[np.uint8]], list[Skipped], int]
+_Pixels = npt.NDArray[np.uint8]
+_Task = tuple[list[_Pixels], list[Skipped], list[bytes], int]
 
 
 def default_cache() -> Path:
@@ -79,8 +82,9 @@ def load(
     keep: "always" decodes into the cache, or takes what is there; "never" decodes as batches need it; "auto"
     does the latter only for what `too_large` says is. workers: threads that decode, by default one a core.
     progress(stage, done, total) is called from this thread: stage "reading" while files are hashed, if that takes
-    a while, then "decoding"; neither when nothing has changed since the last time. UserError if no picture can be
-    decoded or the cache cannot be written.
+    a while, then "decoding"; neither when nothing has changed since the last time. Files whose names and sizes
+    were never seen are hashed as they are decoded, in one reading. UserError if no picture can be decoded or the
+    cache cannot be written.
     """
     if len(size) != 2 or min(size) < 1:
         raise UserError(f"size {'x'.join(map(str, size))}: give height and width of at least 1 pixel")
@@ -94,26 +98,35 @@ def load(
     stamp = source.stamp()
     if keep == "never":
         return _streamed(source, to, stamp, workers, "asked for")
-    memo = home / "digests" / digest.combined([type(source).__name__.encode(), stamp.state.encode()])[:32]
+    memo, seen = _memo(home, type(source).__name__, stamp.state), _memo(home, stamp.names)
     contents = digest.recall(memo)
     entry = None if contents is None else _open(_place(home, contents, to), len(source), to)
     if entry is None and keep == "auto" and (why := too_large(source, to, home)):
         return _streamed(source, to, stamp, workers, why)
-    if contents is None:
-        started = time.time()
+    started = time.time()
+
+    def remember(contents: str) -> None:
+        digest.remember(seen, contents)
+        if stamp.settled(started) and source.stamp() == stamp:
+            digest.remember(memo, contents)
+
+    # What was moved, packed or touched is most likely there already: to hash it takes a fraction of decoding it.
+    if contents is None and (not source.filed or digest.recall(seen) is not None):
         contents = source.fingerprint(None if progress is None else _later(partial(progress, "reading")))
-        if source.stamp() == stamp:
-            digest.remember(memo, contents, stamp, started)
+        remember(contents)
         entry = _open(_place(home, contents, to), len(source), to)
-    if entry is None:
+    if contents is None or entry is None:
         try:
             tell = None if progress is None else partial(progress, "decoding")
-            entry = _build(_place(home, contents, to), source, to, workers, tell)
+            whole, entry = _build(home, source, to, workers, tell, contents)
         except OSError as error:
             raise UserError(
                 f"{home / 'pictures'}: the decoded pictures cannot be written ({error.strerror or error}): free "
                 "space there, or name another folder in DDPM_CACHE"
             ) from None
+        if contents is None:
+            contents = whole
+            remember(contents)
     return _kept(source, to, contents, entry)
 
 
@@ -171,6 +184,10 @@ def _streamed(source: Source, to: decode.Fit, stamp: Stamp, workers: int, why: s
     fingerprint = _fingerprint(_key(stamp.names, to), source)
     notes = (*source.notes, f"decoded at every step instead of once: {why}")
     return Streamed(source, to, fingerprint, workers, notes)
+
+
+def _memo(home: Path, *of: str) -> Path:
+    return home / "digests" / digest.combined(part.encode() for part in of)[:32]
 
 
 def _place(home: Path, contents: str, to: decode.Fit) -> Path:
@@ -232,26 +249,32 @@ def _open(place: Path, total: int, to: decode.Fit) -> _Entry | None:
         return None
 
 
-def _build(place: Path, source: Source, to: decode.Fit, workers: int, advance: Advance | None) -> _Entry:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(place.parent)
-    unfinished = place.with_name(f"{place.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
+def _build(
+    home: Path, source: Source, to: decode.Fit, workers: int, advance: Advance | None, contents: str | None
+) -> tuple[str, _Entry]:
+    """The contents' hash, worked out on the way where it is not given, and the entry."""
+    root = home / "pictures"
+    root.mkdir(parents=True, exist_ok=True)
+    _sweep(root)
+    unfinished = root / f"{uuid.uuid4().hex}{_PARTIAL}"
     unfinished.mkdir()
     try:
         skipped: list[Skipped] = []
         shapes: list[tuple[int, ...]] = []
+        sums: list[bytes] = []
         done = 0
         # Closed by name, so that after Ctrl-C no thread still decodes when the folder goes.
         with (
             (unfinished / "pixels.u8").open("wb") as file,
-            closing(_decoded(source, to, workers)) as tasks,
+            closing(_decoded(source, to, workers, contents is None)) as tasks,
         ):
-            for kept, dropped, tried in tasks:
+            for kept, dropped, summed, tried in tasks:
                 for pixels in kept:
                     file.write(pixels.data)
                     shapes.append(pixels.shape[1:])
                 done += tried
                 skipped += dropped
+                sums += summed
                 if advance is not None:
                     advance(done, len(source))
             _flush(file)
@@ -268,28 +291,32 @@ def _build(place: Path, source: Source, to: decode.Fit, workers: int, advance: A
         with (unfinished / "index.json").open("w") as text:
             json.dump(index, text)
             _flush(text)
-        return _publish(unfinished, place, len(source), to)
+        if contents is None:
+            contents = source.sealed(sums)
+        return contents, _publish(unfinished, _place(home, contents, to), len(source), to)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _decoded(source: Source, to: decode.Fit, workers: int) -> Generator[_Task, None, None]:
-    """(pictures, skipped, how many tried) of each task, in the source's order.
+def _decoded(source: Source, to: decode.Fit, workers: int, hashed: bool) -> Generator[_Task, None, None]:
+    """(pictures, skipped, each content's SHA-256 if `hashed`, how many tried) of each task, in the source's order.
 
     Threads, not processes: PIL decodes and resizes outside the interpreter lock, and nothing has to be copied
     between processes, started under `spawn`, or hunted down after Ctrl-C.
     """
 
     def some(first: int) -> _Task:
-        kept, skipped = [], []
+        kept: list[_Pixels] = []
+        skipped: list[Skipped] = []
+        sums: list[bytes] = []
         last = min(len(source), first + _PER_TASK)
         for i in range(first, last):
             try:
-                kept.append(source.fitted(i, to))
+                kept.append(_summed(source, i, to, sums) if hashed else source.fitted(i, to))
             except Exception as error:  # PIL's readers raise almost anything for a broken file
                 name = source.describe(i)
                 skipped.append((i, name, decode.fault(error, name)))
-        return kept, skipped, last - first
+        return kept, skipped, sums, last - first
 
     pool = ThreadPoolExecutor(workers)
     ahead: deque[Future[_Task]] = deque()
@@ -302,6 +329,20 @@ def _decoded(source: Source, to: decode.Fit, workers: int) -> Generator[_Task, N
             yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _summed(source: Source, i: int, to: decode.Fit, sums: list[bytes]) -> _Pixels:
+    """Picture i of files, fitted, from the same reading as the SHA-256 that is put behind the others."""
+    try:
+        content = source.stored(i)
+    except Exception as error:
+        sums.append(
+            hashlib.sha256(decode.fault(error, source.describe(i)).encode()).digest()
+        )  # as `content` has it
+        raise
+    sums.append(hashlib.sha256(content).digest())
+    with decode.opened(io.BytesIO(content)) as image:
+        return decode.fit(image, to)
 
 
 def _publish(unfinished: Path, place: Path, total: int, to: decode.Fit) -> _Entry:

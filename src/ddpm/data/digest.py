@@ -38,6 +38,13 @@ class Stamp:
     state: str
     newest: float
 
+    def settled(self, started: float) -> bool:
+        """Whether the state tells a later edit from what was read from `started` on, in seconds since 1970.
+
+        Not where a file was changed just before: a second edit might leave it the same times.
+        """
+        return self.newest < started - _SETTLED_SECONDS
+
 
 def workers_here() -> int:
     """The CPU cores this process may use."""
@@ -49,6 +56,12 @@ def workers_here() -> int:
 def combined(digests: Iterable[bytes]) -> str:
     """64 hex digits over digests in order."""
     return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def named(names: Iterable[str], sums: Iterable[bytes]) -> str:
+    """64 hex digits over digests in order, each with the name of what it is of."""
+    hashed = (hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names)
+    return combined(part for pair in zip(hashed, sums, strict=True) for part in pair)
 
 
 def of_parts(
@@ -133,15 +146,11 @@ def recall(memo: Path) -> str | None:
     return text.strip() if _HEX.fullmatch(text) else None
 
 
-def remember(memo: Path, digest: str, stamp: Stamp, started: float) -> None:
-    """Keeps the hash, begun at `started` (seconds since 1970), of files with this stamp.
-
-    Not where one of them was changed just before: a second edit might have left it the same times.
-    """
-    if stamp.newest < started - _SETTLED_SECONDS:
-        with suppress(OSError):  # a memo that cannot be written costs time, nothing else
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(memo, f"{digest}\n".encode())
+def remember(memo: Path, digest: str) -> None:
+    """Keeps the hash in a file."""
+    with suppress(OSError):  # a memo that cannot be written costs time, nothing else
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(memo, f"{digest}\n".encode())
 
 
 def _line(*values: str | int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import io
 import os
@@ -205,23 +204,21 @@ class FileSource(Source):
     def describe(self, i: int) -> str:
         return printable(self._shown[i])
 
-    def fingerprint(self, advance: digest.Advance | None = None) -> str:
-        contents = digest.of_parts(len(self), self.content, advance=advance)
-        names = (hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in self._shown)
-        return digest.combined(part for pair in zip(names, contents, strict=True) for part in pair)
+    def stored(self, i: int) -> bytes:
+        return self._store.read(self._files[i])
+
+    @property
+    def filed(self) -> bool:
+        return True
+
+    def sealed(self, sums: Sequence[bytes]) -> str:
+        return digest.named(self._shown, sums)
 
     def stamp(self) -> digest.Stamp:
         return self._store.stamp(self._files, self._shown)
 
     def place(self, i: int) -> Path | None:
         return self._store.place(self._files[i])
-
-    def content(self, i: int) -> bytes:
-        try:
-            return self._store.read(self._files[i])
-        except Exception as error:  # an encrypted or damaged member raises RuntimeError, BadZipFile, OSError
-            # What cannot be read is skipped later, by name.
-            return decode.fault(error, self.describe(i)).encode()
 
 
 def _sorted_out(names: Iterable[str]) -> tuple[list[str], Counter[str]]:

@@ -165,32 +165,13 @@ class TableSource(Source):
 
     @contextmanager
     def opened(self, i: int) -> Iterator[Image.Image]:
-        with decode.opened(io.BytesIO(self._read(i))) as image:
+        with decode.opened(io.BytesIO(self.stored(i))) as image:
             yield image
 
     def describe(self, i: int) -> str:
         return f"{self._shown}[{i}]"
 
-    def content(self, i: int) -> bytes:
-        try:
-            return self._read(i)
-        except Exception as error:  # what cannot be read is skipped later, by name
-            return decode.fault(error, self.describe(i)).encode()
-
-    def place(self, i: int) -> Path | None:
-        return None
-
-    def fingerprint(self, advance: digest.Advance | None = None) -> str:
-        return digest.combined(digest.of_parts(len(self), self.content, advance=advance))
-
-    def stamp(self) -> digest.Stamp:
-        files = digest.stamp((file.name, file) for file in self._files)
-        # One file may hold several splits and columns.
-        part = hashlib.sha256(f"{self._shown} {self._rows.column_names} {self._count}".encode()).digest()
-        names, state = (digest.combined([bytes.fromhex(half), part]) for half in (files.names, files.state))
-        return digest.Stamp(names, state, files.newest)
-
-    def _read(self, i: int) -> bytes:
+    def stored(self, i: int) -> bytes:
         # Arrow maps the table: a row is found without reading the others, by any thread.
         cell = self._rows[i].column(0)[0].as_py()
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, Mapping) else (cell, None)
@@ -199,6 +180,20 @@ class TableSource(Source):
         if data is None:
             raise ValueError("no picture in this row")
         return bytes(data)
+
+    def place(self, i: int) -> Path | None:
+        return None
+
+    @property
+    def filed(self) -> bool:
+        return True
+
+    def stamp(self) -> digest.Stamp:
+        files = digest.stamp((file.name, file) for file in self._files)
+        # One file may hold several splits and columns.
+        part = hashlib.sha256(f"{self._shown} {self._rows.column_names} {self._count}".encode()).digest()
+        names, state = (digest.combined([bytes.fromhex(half), part]) for half in (files.names, files.state))
+        return digest.Stamp(names, state, files.newest)
 
 
 def open_table(tables: Tables, labels: str, part: Part = WHOLE) -> TableSource:

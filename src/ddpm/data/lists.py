@@ -6,7 +6,6 @@ order, names by alphabet.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -76,34 +75,39 @@ class ListSource(Source):
 
     @contextmanager
     def opened(self, i: int) -> Iterator[Image.Image]:
-        try:
+        with _looked_for():
             file = self._store.open(self._files[i])
-        except (FileNotFoundError, KeyError):
-            raise FileNotFoundError("no such file") from None
         with file, decode.opened(file) as image:
             yield image
 
     def describe(self, i: int) -> str:
         return printable(self._shown[i])
 
-    def content(self, i: int) -> bytes:
-        try:
+    def stored(self, i: int) -> bytes:
+        with _looked_for():
             return self._store.read(self._files[i])
-        except (FileNotFoundError, KeyError):
-            return b"no such file"
-        except Exception as error:  # what cannot be read is skipped later, by name
-            return decode.fault(error, self.describe(i)).encode()
 
     def place(self, i: int) -> Path | None:
         return self._store.place(self._files[i])
 
-    def fingerprint(self, advance: digest.Advance | None = None) -> str:
-        contents = digest.of_parts(len(self), self.content, advance=advance)
-        names = (hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in self._shown)
-        return digest.combined(part for pair in zip(names, contents, strict=True) for part in pair)
+    @property
+    def filed(self) -> bool:
+        return True
+
+    def sealed(self, sums: Sequence[bytes]) -> str:
+        return digest.named(self._shown, sums)
 
     def stamp(self) -> digest.Stamp:
         return self._store.stamp(self._files, self._shown)
+
+
+@contextmanager
+def _looked_for() -> Iterator[None]:
+    """The reason in place of the path, which is the owner's own affair, or of an archive's KeyError."""
+    try:
+        yield
+    except (FileNotFoundError, KeyError):
+        raise FileNotFoundError("no such file") from None
 
 
 def open_list(path: Path, name: str, labels: str, known: Collection[str] = ()) -> ListSource:

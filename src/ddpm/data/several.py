@@ -47,13 +47,21 @@ class Several(Source):
         k, j = self._at(i)
         return f"{self._called[k]}: {self._sources[k].describe(j)}"
 
-    def content(self, i: int) -> bytes:
+    def stored(self, i: int) -> bytes:
         k, j = self._at(i)
-        return self._sources[k].content(j)
+        return self._sources[k].stored(j)
 
     def place(self, i: int) -> Path | None:
         k, j = self._at(i)
         return self._sources[k].place(j)
+
+    @property
+    def filed(self) -> bool:
+        return all(source.filed for source in self._sources)
+
+    def sealed(self, sums: Sequence[bytes]) -> str:
+        parts = zip(self._sources, [0, *self._ends], self._ends, strict=False)
+        return digest.combined(bytes.fromhex(source.sealed(sums[a:b])) for source, a, b in parts)
 
     def fingerprint(self, advance: digest.Advance | None = None) -> str:
         # Each tells how far it is in its own measure.
@@ -89,18 +97,19 @@ class Chosen(Source):
     def describe(self, i: int) -> str:
         return self._source.describe(int(self._index[i]))
 
-    def content(self, i: int) -> bytes:
-        return self._source.content(int(self._index[i]))
+    def stored(self, i: int) -> bytes:
+        return self._source.stored(int(self._index[i]))
 
     def place(self, i: int) -> Path | None:
         return self._source.place(int(self._index[i]))
 
-    def fingerprint(self, advance: digest.Advance | None = None) -> str:
+    @property
+    def filed(self) -> bool:
+        return self._source.filed
+
+    def sealed(self, sums: Sequence[bytes]) -> str:
         """Of the chosen pictures alone: the others may change."""
-        contents = digest.of_parts(len(self), self.content, advance=advance)
-        names = (self.describe(i).encode("utf-8", "surrogateescape") for i in range(len(self)))
-        pairs = zip((hashlib.sha256(name).digest() for name in names), contents, strict=True)
-        return digest.combined(part for pair in pairs for part in pair)
+        return digest.named(map(self.describe, range(len(self))), sums)
 
     def stamp(self) -> digest.Stamp:
         whole = _typed(self._source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from ddpm import errors
 from ddpm.data import decode
-from ddpm.data.digest import Advance, Stamp
+from ddpm.data.digest import Advance, Stamp, combined, of_parts
 
 _LONGEST = 100  # characters of a set's name
 _LONGEST_CLASS = 1000
@@ -85,26 +86,42 @@ class Source(ABC):
         """A name for picture i that its owner understands."""
 
     @abstractmethod
-    def content(self, i: int) -> bytes:
-        """What picture i is stored as; of a file that cannot be read, the reason in its place.
-
-        UserError where that may pass (`decode.fault`).
-        """
+    def stored(self, i: int) -> bytes:
+        """What picture i is stored as; raises what reading it raises."""
 
     @abstractmethod
     def place(self, i: int) -> Path | None:
         """The file that is picture i; None where several share one, as in an archive or array."""
 
     @abstractmethod
+    def stamp(self) -> Stamp:
+        """What tells, without reading a picture, whether the set is the same (`digest.stamp`)."""
+
+    @property
+    def filed(self) -> bool:
+        """Whether each picture is a file of its own, and the fingerprint `sealed` of them: one reading does."""
+        return False
+
+    def sealed(self, sums: Sequence[bytes]) -> str:
+        """The fingerprint, from the SHA-256 of each content."""
+        return combined(sums)
+
     def fingerprint(self, advance: Advance | None = None) -> str:
         """64 hex digits that change when any name or byte of the pictures does; reads them all.
 
         advance(done, total) is told how far it is, in pictures or blocks.
         """
+        return self.sealed(of_parts(len(self), self.content, advance=advance))
 
-    @abstractmethod
-    def stamp(self) -> Stamp:
-        """What tells, without reading a picture, whether the set is the same (`digest.stamp`)."""
+    def content(self, i: int) -> bytes:
+        """What picture i is stored as; of one that cannot be read, and is left out later, the reason in its place.
+
+        UserError where that may pass (`decode.fault`).
+        """
+        try:
+            return self.stored(i)
+        except Exception as error:  # an encrypted or damaged member raises RuntimeError, BadZipFile, OSError
+            return decode.fault(error, self.describe(i)).encode()
 
     def picture(self, i: int) -> npt.NDArray[np.uint8]:
         """uint8 [H, W, C] at its own size, upright, C = 1, 3 or 4; raises what PIL raises."""
