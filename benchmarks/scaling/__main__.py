@@ -64,6 +64,13 @@ def child(kind: str, value: int, rounds: int, processes: int = 1) -> dict[str, f
     return found
 
 
+def children(kind: str, values: Sequence[int], rounds: int) -> dict[int, dict[str, float]]:
+    """Two processes each, there and back, and the lesser of what they found, which others slowed less."""
+    there = {value: child(kind, value, rounds) for value in values}
+    back = {value: child(kind, value, rounds) for value in reversed(values)}
+    return {value: {key: min(one, back[value][key]) for key, one in there[value].items()} for value in values}
+
+
 # -- the page ------------------------------------------------------------------------------------------------
 
 
@@ -138,9 +145,9 @@ def measured(plan: Plan) -> Found:
     walking = fitted([p.flops for p in walked], [p.seconds or 0.0 for p in walked])
     levels = {T: median(trainer_of(config(levels=T)).step, 4 * plan.rounds) for T in plan.steps}
     tell("sizes of the set")
-    sets = {n: child("set", n, 20 * plan.rounds) for n in plan.sets}
+    sets = children("set", plan.sets, 20 * plan.rounds)
     tell("lengths of the run")
-    runs = {n: child("run", n, 4 * plan.rounds) for n in plan.lines}
+    runs = children("run", plan.lines, 4 * plan.rounds)
     tell("processes")
     crews = {n: child("processes", 8, 4 * plan.rounds, n) for n in plan.processes}
     return Found(sizes, batches, training, walks, walking, levels, sets, runs, crews)
@@ -193,7 +200,8 @@ def page(found: Found, plot: str) -> str:
         "Pictures of 3 × 16 × 16 in a file, as the cache keeps them; batch 64, a smaller net. A step late in a "
         f"run is number {FAR:,}. The order of an epoch is made when it begins: a permutation and the mirrorings "
         "of all its pictures, once in so many pictures. Memory is what the process took for itself from before "
-        "the first step to after it, the step's own tensors included; the pictures stay in the file.",
+        "the first step to after it, the step's own tensors included; the pictures stay in the file. Here and in "
+        "the next section a row is of two processes, one early and one late, and the lesser of what they found.",
         of_sets(found.sets),
         "## Length of the run",
         "A run goes on that has logged so many lines already. A step is the median time between two events of the "
