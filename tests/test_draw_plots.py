@@ -211,6 +211,18 @@ def test_logarithmic_axes_and_bands():
     assert corners >= {(1.0, 0.5), (1.0, 2.0), (1000.0, 5e-5), (1000.0, 2e-4)}
 
 
+def test_few_places_on_a_logarithmic_axis_are_its_ticks():
+    def shown(places, log="x"):
+        figure = curves([[Panel("a", [Line("", np.array(places, float), np.arange(len(places)) + 1.0)], log=log)]])
+        check_layout(figure)
+        return [text for text, _ in texts(figure) if text[0].isdigit() or text[0] == "$"][: len(places)]
+
+    assert shown([32, 64, 128, 256]) == ["32", "64", "128", "256"]
+    assert shown([10**3, 10**4, 10**5, 10**6], "xy") == ["1,000", "10,000", "100,000", "1,000,000"]
+    assert "$" in shown([1000, 1001, 100_000])[0]  # the first two would cover each other
+    assert "$" in shown(np.geomspace(1, 1e4, 9))[0]
+
+
 def test_names_stand_at_the_ends_of_lines_on_a_logarithmic_axis():
     x = np.array([1.0, 2.0])
     figure = curves([[Panel("y", [Line("low", x, np.array([1.0, 1.0])), Line("high", x, x**10)], log="y")]])

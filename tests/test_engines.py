@@ -1,7 +1,9 @@
 """Engines: the same numbers as torch, programs kept and found again, and what is said of them."""
 
 import builtins
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,37 @@ def test_nothing_half_made_is_kept(workplace, monkeypatch):
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         made(x, t)
     assert list((workplace / "cache" / "programs").iterdir()) == []
+
+
+def test_what_was_not_used_for_longest_goes_first(workplace, monkeypatch):
+    """Of 100 bytes each: the oldest goes, and what was used within the hour stays whatever it takes."""
+    monkeypatch.setattr(engines, "_MOST_KEPT", 250)
+    folder = workplace / "cache" / "programs"
+    folder.mkdir(parents=True)
+    of, some = engines._Positional(net(), ()), [torch.zeros(1, 3, 8, 8), torch.zeros(1)]
+
+    def kept(engine, age):
+        path, _ = engines._kept(engine, ".pt2", of, some, lambda path: path.write_bytes(bytes(100)))
+        os.utime(path, (time.time() - age,) * 2)
+        return path
+
+    first, second = kept("a", 9000), kept("b", 8000)
+    assert kept("a", 7000) == first  # used again
+    third = kept("c", 10)
+    assert sorted(folder.iterdir()) == sorted([first, third]) and not second.exists()
+    fourth = kept("d", 5)
+    assert sorted(folder.iterdir()) == sorted([third, fourth])
+    fifth = kept("e", 0)
+    assert sorted(folder.iterdir()) == sorted([third, fourth, fifth])
+
+
+def test_times_are_readable():
+    assert [engines._ms(s) for s in (0.00123, 0.0928, 1.09, 12.0)] == [
+        "1.23 ms",
+        "92.8 ms",
+        "1,090 ms",
+        "12,000 ms",
+    ]
 
 
 def test_what_is_missing_is_one_line(monkeypatch):

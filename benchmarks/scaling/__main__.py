@@ -15,8 +15,10 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cost import Cost, fitted, with_processes
-from measure import FAR, Point, config, median, sampling, steps_of, trainer_of
+from measure import FAR, Point, config, sampling, steps_of, trainer_of
 
 from ddpm.draw.plots import Line, Panel, curves, write
 from ddpm.memory import keep_freed_memory
@@ -62,6 +64,18 @@ def child(kind: str, value: int, rounds: int, processes: int = 1) -> dict[str, f
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+def levels_of(chains: Sequence[int], rounds: int) -> dict[int, float]:
+    """A step of training by T: a step of each in turn, since they are to be compared."""
+    trainers = {T: trainer_of(config(levels=T)) for T in chains}
+    taken: dict[int, list[float]] = {T: [] for T in chains}
+    for k in range(rounds + 2):
+        for T, trainer in trainers.items():
+            start = time.perf_counter()
+            trainer.step(k)
+            taken[T].append(time.perf_counter() - start)
+    return {T: statistics.median(of[2:]) for T, of in taken.items()}
 
 
 def children(kind: str, values: Sequence[int], rounds: int) -> dict[int, dict[str, float]]:
@@ -143,7 +157,7 @@ def measured(plan: Plan) -> Found:
     walks = sampling(plan.steps, 4, plan.sampled_to)
     walked = [p for p in walks if p.seconds is not None]
     walking = fitted([p.flops for p in walked], [p.seconds or 0.0 for p in walked])
-    levels = {T: median(trainer_of(config(levels=T)).step, 4 * plan.rounds) for T in plan.steps}
+    levels = levels_of(plan.steps, 4 * plan.rounds)
     tell("sizes of the set")
     sets = children("set", plan.sets, 20 * plan.rounds)
     tell("lengths of the run")

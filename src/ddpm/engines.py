@@ -7,8 +7,9 @@
 
 A program is made for a number of pictures of one size. Fewer are filled up, so that the last batch of a walk makes
 no new one; more are computed a few at a time, where that is faster. Programs are kept under the cache's folder by
-what they are of: weights, shapes, versions, processor. They give what torch gives within 1e-4, which is checked.
-Where gradients of the net are wanted, as by a likelihood, torch computes it as it is.
+what they are of (weights, shapes, versions, processor), 4 GB of them at the most: those go that were not used for
+longest. They give what torch gives within 1e-4, which is checked. Where gradients of the net are wanted, as by a
+likelihood, torch computes it as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +43,8 @@ _TIMED = 2  # evaluations of each that are timed
 # What a compiled program computes at once on a CPU, counted behind the first convolution: of more, what lies
 # between two of its loops has left the cache.
 _NUMBERS_AT_ONCE = 1 << 19
+_MOST_KEPT = 4 * 10**9  # bytes of programs
+_LOADING = 3600.0  # seconds after its last use in which a program is not removed: somebody may be about to load it
 _KIND = 2  # goes up whenever the same net would be made into another program
 
 
@@ -156,10 +159,14 @@ def _wait(x: Tensor) -> None:
 
 def _told(engine: str, kept: bool, built: float, own: float, plain: float, batch: int) -> str:
     came = f"{'taken from the cache' if kept else 'made'} in {built:.1f} s"
-    speed = f"{own * 1e3:.3g} ms instead of {plain * 1e3:.3g} ms an evaluation of {batch}"
+    speed = f"{_ms(own)} instead of {_ms(plain)} an evaluation of {batch}"
     if own >= plain:
         return f"--engine {engine}: {came}; {speed}: it does not pay off here, take --engine torch"
     return f"--engine {engine}: {came}; {speed}: pays off after {int(built / (plain - own)) + 1:,} evaluations"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.1 else f"{seconds * 1e3:.3g} ms"
 
 
 # -- making programs -------------------------------------------------------------------------------------------
@@ -246,6 +253,8 @@ def _kept(
     folder = default_cache() / "programs"
     path = folder / f"{engine}-{_key(engine, net, given)}{suffix}"
     if path.exists():
+        with suppress(OSError):  # a cache that is only read
+            path.touch()
         return path, True
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f"{path.stem}-{uuid.uuid4().hex[:8]}.tmp{suffix}"
@@ -254,7 +263,22 @@ def _kept(
         own.replace(path)
     finally:
         own.unlink(missing_ok=True)
+    _thin(folder)
     return path, False
+
+
+def _thin(folder: Path) -> None:
+    """Removes the programs that were not used for longest, and what killed processes left, beyond `_MOST_KEPT`."""
+    found = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process removed it
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in found)
+    for used, size, path in sorted(found):
+        if total <= _MOST_KEPT or time.time() - used < _LOADING:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
 
 
 def _key(engine: str, net: _Positional, given: Sequence[Tensor]) -> str:

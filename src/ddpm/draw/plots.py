@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import NullLocator
 
 from ddpm.atomic import write_bytes
 from ddpm.draw.pictures import opaque, picture
@@ -34,6 +35,7 @@ INK, MUTED, RULE = "#222222", "#6b6b6b", "#d9d9d9"  # read first; numbers and ax
 _DPI = 200
 _TEXT, _SMALL = 8.0, 7.0  # points
 _PANEL_WIDTH, _PANEL_HEIGHT = 2.75, 2.0  # inches of the area curves are drawn in
+_MOST_MARKED = 8
 # Same input, same bytes: no dates, and names inside an SVG that do not change. A PDF's text stays text.
 _FILES = {"svg.hashsalt": "ddpm", "pdf.fonttype": 42}
 _UNDATED: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -57,8 +59,8 @@ class Line:
 class Panel:
     """Lines in one frame, coloured by their place, so alike in every panel; texts may hold $mathtext$.
 
-    log: the axes that are logarithmic, "x", "y" or "xy"; what is not positive has no place on them. from_zero: y
-    begins at 0, so that a line that hardly changes looks like one.
+    log: the axes that are logarithmic, "x", "y" or "xy"; what is not positive has no place on them. Few places on
+    a logarithmic x are its ticks. from_zero: y begins at 0, so that a line that hardly changes looks like one.
     """
 
     title: str
@@ -80,7 +82,9 @@ def curves(
     columns = max(len(row) for row in rows)
     names = max((_inches(line.name) for row in rows for line in row[-1].lines), default=0.0)
     # inches: room for the numbers left of a panel, for the names right of a row, above and below
-    left, right, above, below = 0.62, 0.16 + names, 0.5 if titles else 0.3, 0.46
+    last = [number for row in rows for number in list(_marks(row[-1]).values())[-1:]]  # centred on the end
+    right = max([0.16 + names, *(0.03 + _inches(number, _SMALL) / 2 for number in last)])
+    left, above, below = 0.62, 0.5 if titles else 0.3, 0.46
     width = columns * (left + _PANEL_WIDTH) + right
     lines = _broken(about, width - left - right + names)
     under = len(lines) * 1.35 * _SMALL / 72
@@ -152,7 +156,10 @@ def _draw(axes: Any, panel: Panel) -> None:
     axes.set_xlabel(panel.x_label, size=_TEXT, color=MUTED, labelpad=2)
     axes.set_ylabel(panel.y_label, size=_TEXT, color=MUTED, labelpad=2)
     axes.tick_params(labelsize=_SMALL, labelcolor=MUTED, color=RULE, length=2.5, width=0.6)
-    axes.tick_params(which="minor", color=RULE, length=1.5, width=0.4)
+    axes.tick_params(which="minor", labelsize=_SMALL, labelcolor=MUTED, color=RULE, length=1.5, width=0.4)
+    if marks := _marks(panel):
+        axes.set_xticks(list(marks), list(marks.values()))
+        axes.xaxis.set_minor_locator(NullLocator())
     if "x" not in panel.log and all(np.array_equal(line.x, np.rint(line.x)) for line in panel.lines):
         axes.xaxis.get_major_locator().set_params(integer=True)  # steps and levels have no halves
     axes.margins(x=0.0, y=0.04)
@@ -163,6 +170,16 @@ def _draw(axes: Any, panel: Panel) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set(color=RULE, linewidth=0.6)
+
+
+def _marks(panel: Panel) -> dict[float, str]:
+    """The places on a logarithmic x with their numbers, if they do not touch: they say more than powers of ten."""
+    places = np.unique(np.concatenate([line.x for line in panel.lines] or [np.empty(0)]))
+    if "x" not in panel.log or not 1 < len(places) <= _MOST_MARKED or places[0] <= 0.0:
+        return {}
+    marks = {float(place): f"{place:,.10g}" for place in places}
+    gap = _PANEL_WIDTH * float(np.diff(np.log(places)).min() / np.log(places[-1] / places[0]))
+    return marks if gap > 1.2 * max(_inches(number, _SMALL) for number in marks.values()) else {}
 
 
 def _name(axes: Any, lines: Sequence[Line]) -> None:
