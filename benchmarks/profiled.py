@@ -34,10 +34,9 @@ from training import Ours  # noqa: E402
 from ddpm.data import decode, open_source  # noqa: E402
 
 STEPS = 3
-SHOWN = 14
 
 
-def told(do: Callable[[], object], steps: int, shown: int = SHOWN) -> None:
+def told(do: Callable[[], object], steps: int, shown: int) -> None:
     """A table of operations, the dearest first, by step."""
     do()
     start = time.perf_counter()
@@ -56,21 +55,21 @@ def told(do: Callable[[], object], steps: int, shown: int = SHOWN) -> None:
     print(f"{'together':44} {total / steps / 1e3:10.1f}")
 
 
-def training(name: str, batch: int, winograd: bool) -> None:
+def training(name: str, batch: int, winograd: bool, shown: int) -> None:
     step = Ours(name, batch, train__winograd=winograd)
 
     def several() -> None:
         for _ in range(STEPS):
             step()
 
-    told(several, STEPS)
+    told(several, STEPS, shown)
 
 
-def sampling(name: str, batch: int, engine: str) -> None:
-    told(ours(name, batch, engine), walked(batch))
+def sampling(name: str, batch: int, engine: str, shown: int) -> None:
+    told(ours(name, batch, engine), walked(batch), shown)
 
 
-def pictures(size: int) -> None:
+def pictures(size: int, shown: int) -> None:
     """Photographs of 256 pixels, one thread."""
     with tempfile.TemporaryDirectory() as folder:
         count = len(data.photographs(Path(folder) / "photographs", 256, 512))
@@ -82,7 +81,7 @@ def pictures(size: int) -> None:
         for k in range(count):
             source.fitted(k, to)
         meter.disable()
-        pstats.Stats(meter).strip_dirs().sort_stats("tottime").print_stats(SHOWN)
+        pstats.Stats(meter).strip_dirs().sort_stats("tottime").print_stats(shown)
 
 
 def main() -> None:
@@ -93,14 +92,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--no-winograd", action="store_true")
     parser.add_argument("--engine", default="torch")
+    parser.add_argument("--shown", type=int, default=14)
     given = parser.parse_args()
     name = nets.SMALL if given.small else nets.PAPER
     if given.subject == "training":
-        training(name, given.batch or 8, not given.no_winograd)
+        training(name, given.batch or 8, not given.no_winograd, given.shown)
     elif given.subject == "sampling":
-        sampling(name, given.batch or 1, given.engine)
+        sampling(name, given.batch or 1, given.engine, given.shown)
     else:
-        pictures(given.size)
+        pictures(given.size, given.shown)
 
 
 if __name__ == "__main__":

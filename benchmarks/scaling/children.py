@@ -92,6 +92,7 @@ def of_processes(batch: int, rounds: int) -> dict[str, float]:
     step = median(trainer.step, rounds)
     gradient = torch.cat([p.reshape(-1) for p in trainer.parameters])
     added = median(lambda k: crew.added(gradient), rounds) if crew.count > 1 else 0.0
+    crew.leave()
     return {"count": crew.count, "step": step, "added": added, "bytes": 4.0 * len(gradient), "index": crew.index}
 
 

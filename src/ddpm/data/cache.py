@@ -336,9 +336,8 @@ def _summed(source: Source, i: int, to: decode.Fit, sums: list[bytes]) -> _Pixel
     try:
         content = source.stored(i)
     except Exception as error:
-        sums.append(
-            hashlib.sha256(decode.fault(error, source.describe(i)).encode()).digest()
-        )  # as `content` has it
+        reason = decode.fault(error, source.describe(i))  # which stands for it in `content`, too
+        sums.append(hashlib.sha256(reason.encode()).digest())
         raise
     sums.append(hashlib.sha256(content).digest())
     with decode.opened(io.BytesIO(content)) as image:
